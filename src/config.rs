@@ -1,0 +1,226 @@
+//! Every number that a node goes by, in one struct.
+
+use std::time::Duration;
+
+/// The numbers that a node goes by; every field has a default.
+///
+/// Limits hold for one node; two nodes need not agree on them. [`Config::validate`] is called at start.
+///
+/// ```
+/// use std::time::Duration;
+/// use distribute::Config;
+///
+/// let mut config = Config::default();
+/// config.connect_timeout = Duration::from_secs(2);
+/// assert!(config.validate().is_ok());
+/// config.lanes = 0;
+/// assert!(config.validate().is_err());
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Config {
+    /// How long a dial may take from its first packet until both sides are up. A send, a call or a `connect` to a node
+    /// without a session waits so long at most. Default 5 s. Too short, and a busy peer or a debug build is never
+    /// reached; too long, and callers hang on a host that is off.
+    pub connect_timeout: Duration,
+    /// How long an incoming link may take for its TLS handshake. Default 5 s. It bounds what strangers can hold open.
+    pub handshake_timeout: Duration,
+    /// How long a link may take from the end of TLS until it is up, on both sides. Default 5 s.
+    pub hello_timeout: Duration,
+    /// The first pause after a dial that failed; it doubles with each further failure, less a random part of up to a
+    /// half. Default 100 ms.
+    pub backoff_min: Duration,
+    /// The longest pause between dials to one peer. Default 5 s.
+    pub backoff_max: Duration,
+    /// A link that nobody used for so long is closed; the session goes on, and the next use dials again. Default 60 s.
+    /// Links to nodes that cannot be dialled are kept.
+    pub idle_close: Duration,
+    /// How often a link asks for a sign of life while something is outstanding on it. Default 3 s.
+    pub sign_of_life_every: Duration,
+    /// A link with something outstanding is lost after so long without a sign of life. Default 10 s. Shorter notices a
+    /// dead peer sooner and ends sessions over shorter interruptions.
+    pub link_lost_after: Duration,
+    /// How long an old life of a name may take to answer before a newcomer of that name replaces it. Default 1 s.
+    pub conflict_check: Duration,
+    /// How long `shutdown` waits for running handlers and for what was accepted to be flushed. Default 5 s.
+    pub shutdown_timeout: Duration,
+    /// Sessions at one time. Default 1024; more are refused with `LIMIT`.
+    pub peers_max: usize,
+    /// Peers whose session counts are remembered. Default 4096; at least `peers_max`.
+    pub peers_remembered: usize,
+    /// Incoming links that may be in their handshake or greeting at one time; more are refused. Default 128, about
+    /// 3.5 MiB.
+    pub handshakes_max: usize,
+
+    /// The largest body of a message, call or answer, in bytes, for sending and for receiving. Default 16 MiB.
+    pub message_max: usize,
+    /// A message of at least so many bytes travels on a stream of its own, so it delays nobody. Default 64 KiB.
+    pub bulk_from: usize,
+    /// Streams per link that small messages are spread over, by their mailbox. Default 8, at most 16.
+    pub lanes: usize,
+    /// Streams per link that calls and answers are spread over. Default 2, at most 8.
+    pub call_streams: usize,
+    /// Messages of their own stream that are written to one link at one time. Default 4, at most 8.
+    pub bulk_streams: usize,
+    /// What one peer may send to one mailbox before the mailbox reads, in bytes; each message counts 64 bytes more than
+    /// its body. Default 64 KiB. Larger suits long fat networks; what a peer can make this node hold grows with it.
+    pub lane_window: usize,
+    /// To how many mailboxes of this node a peer may send before it must ask for credit. Default 1024; with the window
+    /// this bounds what one peer can make this node hold unasked (64 MiB).
+    pub lanes_unasked: usize,
+    /// To how many mailboxes of this node one session may hold credit. Default 16384.
+    pub lanes_max: usize,
+    /// What all messages larger than the window together may hold of one peer, in bytes. Default 32 MiB.
+    pub bulk_budget: usize,
+    /// What may wait between acceptance and the socket, in bytes per peer: small messages, bulk and calls each. One
+    /// message always may. Default 1 MiB.
+    pub send_buffer: usize,
+    /// Messages that a mailbox holds of senders on its own node before `send` waits. Default 1024.
+    pub mailbox_local: usize,
+
+    /// How long a call waits for its answer, unless the call says otherwise. Default 5 s.
+    pub call_timeout: Duration,
+    /// Handlers that run at one time; a call beyond is answered `Overloaded`. Default 1024.
+    pub handlers_max: usize,
+    /// Calls to one peer that may wait for their answers; more fail with `Overloaded` before they are sent. Default
+    /// 16384.
+    pub calls_max: usize,
+    /// Events that a subscriber may leave unread before it is told `Lagged`. Default 1024.
+    pub events_max: usize,
+
+    /// QUIC's own idle time-out, behind the signs of life. Default 90 s.
+    pub quic_idle_timeout: Duration,
+    /// Streams that a peer may open at one time, after its HELLO. Default 64. Each costs about 66 bytes per link from
+    /// the start.
+    pub streams_max: u32,
+    /// Bytes that a peer may have in flight on one stream. Default 1.25 MB, which fills 100 Mbit/s at 100 ms.
+    pub stream_window: u32,
+    /// Bytes that this side may have in flight on one link. Default 8 MiB.
+    pub send_window: u32,
+    /// Buffers for datagrams, in bytes per link and direction. Default 64 KiB.
+    pub datagram_buffer: usize,
+    /// The largest UDP payload that path MTU discovery tries. Default 1452, which fits Ethernet; at most 6500, because
+    /// with segmentation offload ten segments must fit 64 KiB, and beyond that packets vanish.
+    pub mtu_max: u16,
+    /// A frame that has begun must grow by 16 KiB or be complete within this time, again and again. Default 30 s. It
+    /// bounds how long a dribbling peer holds a buffer.
+    pub frame_timeout: Duration,
+    /// A new stream must say what it is within this time. Default 10 s.
+    pub stream_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        const KIB: usize = 1024;
+        const MIB: usize = 1024 * KIB;
+        Self {
+            connect_timeout: Duration::from_secs(5),
+            handshake_timeout: Duration::from_secs(5),
+            hello_timeout: Duration::from_secs(5),
+            backoff_min: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(5),
+            idle_close: Duration::from_secs(60),
+            sign_of_life_every: Duration::from_secs(3),
+            link_lost_after: Duration::from_secs(10),
+            conflict_check: Duration::from_secs(1),
+            shutdown_timeout: Duration::from_secs(5),
+            peers_max: 1024,
+            peers_remembered: 4096,
+            handshakes_max: 128,
+            message_max: 16 * MIB,
+            bulk_from: 64 * KIB,
+            lanes: 8,
+            call_streams: 2,
+            bulk_streams: 4,
+            lane_window: 64 * KIB,
+            lanes_unasked: 1024,
+            lanes_max: 16 * 1024,
+            bulk_budget: 32 * MIB,
+            send_buffer: MIB,
+            mailbox_local: 1024,
+            call_timeout: Duration::from_secs(5),
+            handlers_max: 1024,
+            calls_max: 16 * 1024,
+            events_max: 1024,
+            quic_idle_timeout: Duration::from_secs(90),
+            streams_max: 64,
+            stream_window: 1_250_000,
+            send_window: 8 * MIB as u32,
+            datagram_buffer: 64 * KIB,
+            mtu_max: 1452,
+            frame_timeout: Duration::from_secs(30),
+            stream_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// A setting that cannot work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("config: {field} {rule}")]
+pub struct ConfigError {
+    field: &'static str,
+    rule: &'static str,
+}
+
+impl Config {
+    /// Checks that the settings can work together.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the first field that cannot work, and its rule.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let check = |ok: bool, field, rule| if ok { Ok(()) } else { Err(ConfigError { field, rule }) };
+        let some_time = "must be above zero";
+        check(!self.connect_timeout.is_zero(), "connect_timeout", some_time)?;
+        check(!self.handshake_timeout.is_zero(), "handshake_timeout", some_time)?;
+        check(!self.hello_timeout.is_zero(), "hello_timeout", some_time)?;
+        check(!self.backoff_min.is_zero(), "backoff_min", some_time)?;
+        check(self.backoff_max >= self.backoff_min, "backoff_max", "must not be below backoff_min")?;
+        check(!self.idle_close.is_zero(), "idle_close", some_time)?;
+        check(!self.sign_of_life_every.is_zero(), "sign_of_life_every", some_time)?;
+        check(self.link_lost_after > self.sign_of_life_every, "link_lost_after", "must be above sign_of_life_every")?;
+        check(
+            self.quic_idle_timeout > self.link_lost_after,
+            "quic_idle_timeout",
+            "must be above link_lost_after, or QUIC gives up first",
+        )?;
+        check(self.quic_idle_timeout > self.idle_close, "quic_idle_timeout", "must be above idle_close")?;
+        check(!self.conflict_check.is_zero(), "conflict_check", some_time)?;
+        check(self.peers_max > 0, "peers_max", "must be above zero")?;
+        check(self.peers_remembered >= self.peers_max, "peers_remembered", "must not be below peers_max")?;
+        check(self.handshakes_max > 0, "handshakes_max", "must be above zero")?;
+        check((1..=1 << 30).contains(&self.message_max), "message_max", "must be between 1 byte and 1 GiB")?;
+        check(self.bulk_from > 0, "bulk_from", "must be above zero")?;
+        check((1..=16).contains(&self.lanes), "lanes", "must be between 1 and 16")?;
+        check((1..=8).contains(&self.call_streams), "call_streams", "must be between 1 and 8")?;
+        check((1..=8).contains(&self.bulk_streams), "bulk_streams", "must be between 1 and 8")?;
+        check((1024..=1 << 30).contains(&self.lane_window), "lane_window", "must be between 1 KiB and 1 GiB")?;
+        check(u32::try_from(self.lanes_unasked).is_ok(), "lanes_unasked", "must fit 32 bits")?;
+        check(self.lanes_max > 0, "lanes_max", "must be above zero")?;
+        check(self.mailbox_local > 0, "mailbox_local", "must be above zero")?;
+        check(self.handlers_max > 0, "handlers_max", "must be above zero")?;
+        check(self.calls_max > 0, "calls_max", "must be above zero")?;
+        check(self.events_max > 0, "events_max", "must be above zero")?;
+        check(self.streams_max >= 40, "streams_max", "must be at least 40: lanes, call, bulk and control streams")?;
+        check((1200..=6500).contains(&self.mtu_max), "mtu_max", "must be between 1200 and 6500")?;
+        check(!self.frame_timeout.is_zero(), "frame_timeout", some_time)?;
+        check(!self.stream_timeout.is_zero(), "stream_timeout", some_time)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_work() {
+        assert_eq!(Config::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn both_sides_of_a_bound() {
+        let check = |mtu_max| Config { mtu_max, ..Config::default() }.validate().is_ok();
+        assert_eq!([1199, 1200, 6500, 6501].map(check), [false, true, true, false]);
+        let error = Config { lanes: 17, ..Config::default() }.validate().unwrap_err();
+        assert_eq!(error.to_string(), "config: lanes must be between 1 and 16");
+    }
+}

@@ -1,0 +1,338 @@
+//! Why something did not happen, whose fault it is, and whether it took effect.
+
+use std::time::Duration;
+
+use crate::config::ConfigError;
+use crate::id::{NameError, NodeId, NodeName, Pid};
+use crate::identity::{AuthError, CookieError};
+
+/// Whether what failed may have happened all the same.
+///
+/// Only [`Effect::NotDone`] is safe to repeat without thought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Effect {
+    /// It did not happen, and will not.
+    NotDone,
+    /// It may have happened, or may yet.
+    Unknown,
+    /// It happened.
+    Done,
+}
+
+/// Any error of this crate, for `?`.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "each variant says no more than the error that it holds")]
+pub enum Error {
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error(transparent)]
+    Cookie(#[from] CookieError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Ping(#[from] PingError),
+    #[error(transparent)]
+    Send(#[from] SendError),
+    #[error(transparent)]
+    Recv(#[from] RecvError),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+/// Why a node did not start. Nothing is left behind.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The node's, the cluster's or a peer's name is not one.
+    #[error("not a name: {name:?}")]
+    Name {
+        /// The text that was given.
+        name: String,
+        /// What is wrong with it.
+        source: NameError,
+    },
+    /// The builder was given no cookie.
+    #[error("a node needs a cookie")]
+    NoCookie,
+    /// A setting cannot work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The host of the node's name has no address here, and no address to bind was given.
+    #[error("the host of {0} has no address")]
+    Resolve(NodeName),
+    /// The socket could not be bound.
+    #[error("cannot bind {address}")]
+    Bind {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The identity could not be made.
+    #[error("cannot make the node's TLS identity: {0}")]
+    Identity(String),
+}
+
+/// Why there is no link to a node. Nothing was sent: the effect is always [`Effect::NotDone`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The two nodes do not trust each other, or do not speak the same protocol.
+    #[error("not trusted")]
+    Auth(#[from] AuthError),
+    /// The host name has no address.
+    #[error("no address for {0}")]
+    Resolve(NodeName),
+    /// An address that must not be dialled: port 0, unspecified, or multicast.
+    #[error("{0} cannot be dialled")]
+    BadAddress(std::net::SocketAddr),
+    /// The peer said that nobody can dial it, and it has no link to this node now.
+    #[error("{0} cannot be dialled, and has no link to this node")]
+    NotDialable(NodeName),
+    /// Nothing answered in time.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    /// The other side did not greet in time.
+    #[error("no greeting in time")]
+    HelloTimeout,
+    /// A node that answers to the address is this one.
+    #[error("that is this node")]
+    IsSelf,
+    /// Another node with this node's name is alive; or, at the dialling side, the peer's name is held by another.
+    #[error("the name is held by another live node")]
+    NameConflict,
+    /// The peer is at its limit of links or sessions.
+    #[error("the peer has no room for another link")]
+    Limit,
+    /// The peer is shutting down.
+    #[error("the peer is shutting down")]
+    PeerShutdown,
+    /// The peer broke the protocol, or says that this node did.
+    #[error("protocol error")]
+    Protocol,
+    /// The two nodes prove their membership in different ways.
+    #[error("one node uses a cookie, the other a PKI")]
+    ModeMismatch,
+    /// The link broke before it was up.
+    #[error("the link broke while it was set up")]
+    Broken,
+    /// The life of the node that was meant has ended; its name is held by a later one.
+    #[error("{0} is gone: its name belongs to a later life")]
+    Superseded(NodeId),
+    /// This node is shutting down.
+    #[error("this node is shutting down")]
+    Shutdown,
+}
+
+impl ConnectError {
+    /// Returns [`Effect::NotDone`].
+    pub fn effect(&self) -> Effect {
+        Effect::NotDone
+    }
+}
+
+/// Why a ping has no answer. A ping never ends a link.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PingError {
+    /// There is no link.
+    #[error("not connected")]
+    NotConnected(#[source] ConnectError),
+    /// The peer did not answer in time; it may be busy.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    /// The link broke while waiting.
+    #[error("the link was lost")]
+    Disconnected,
+}
+
+/// Why a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum DownReason {
+    /// The link broke, or gave no sign of life. The node may live.
+    #[doc(alias = "noconnection")]
+    Lost,
+    /// The node shut down in good order.
+    Left,
+    /// A user of either node asked for it.
+    Disconnected,
+    /// The peer ended the session and this side had not noticed.
+    EndedByPeer,
+    /// A later life of the same name took its place.
+    Superseded,
+    /// One of the two broke the protocol.
+    Protocol,
+    /// One of the two was at a limit.
+    Overloaded,
+    /// This node goes on as another incarnation of its name.
+    Renewed,
+    /// This node shut down.
+    Shutdown,
+}
+
+/// Why a message was not accepted.
+///
+/// Acceptance is not delivery: an accepted message may still be lost when its session ends, and then the next send of
+/// the same handle says [`SendError::SessionEnded`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// There is no room or credit, and the caller would not wait.
+    #[error("the mailbox or the way to it is full")]
+    Full,
+    /// There is no session with the node, and none could be had.
+    #[error("not connected to {0}")]
+    NotConnected(NodeName, #[source] Option<ConnectError>),
+    /// The session in which this handle sent before has ended, so earlier messages may be lost. This message was not
+    /// sent; the next send begins anew.
+    #[error("the session with {0} ended: messages sent before may be lost")]
+    SessionEnded(NodeId),
+    /// The mailbox is closed.
+    #[error("mailbox {0} is closed")]
+    #[doc(alias = "noproc")]
+    MailboxClosed(Pid),
+    /// The message is larger than this node or the peer takes.
+    #[error("the message has {size} bytes, at most {max} are allowed")]
+    TooLarge {
+        /// Bytes of the encoded message.
+        size: usize,
+        /// Bytes allowed.
+        max: usize,
+    },
+    /// The message cannot be encoded.
+    #[error("the message cannot be encoded: {0}")]
+    Encode(String),
+    /// The address was decoded outside of a node, and is bound to none.
+    #[error("the address is bound to no node")]
+    Unbound,
+    /// A local mailbox of another type has this address.
+    #[error("mailbox {0} takes messages of another type")]
+    WrongType(Pid),
+    /// This node is shutting down.
+    #[error("this node is shutting down")]
+    Shutdown,
+}
+
+impl SendError {
+    /// Tells whether the message of this call may have been sent: never.
+    pub fn effect(&self) -> Effect {
+        Effect::NotDone
+    }
+}
+
+/// Why nothing was received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecvError {
+    /// Nothing arrived in time.
+    #[error("nothing arrived in time")]
+    Timeout,
+    /// There is nothing now.
+    #[error("the mailbox is empty")]
+    Empty,
+    /// The node is shut down, and all that had arrived was read.
+    #[error("the node is shut down")]
+    Closed,
+}
+
+/// Why a method is not served.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The node serves a method of that name.
+    #[error("method {0:?} is served already")]
+    Taken(String),
+    /// The method's name is empty or has more than 255 bytes.
+    #[error("{0:?} is no method name: 1 to 255 bytes without control characters")]
+    InvalidName(String),
+}
+
+/// Why a call has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// There is no session with the node, and none could be had. Nothing was sent.
+    #[error("not connected to {0}")]
+    NotConnected(NodeName, #[source] Option<ConnectError>),
+    /// The request is larger than this node or the peer takes. Nothing was sent.
+    #[error("the request has {size} bytes, at most {max} are allowed")]
+    TooLarge {
+        /// Bytes of the encoded request.
+        size: usize,
+        /// Bytes allowed.
+        max: usize,
+    },
+    /// The request cannot be encoded. Nothing was sent.
+    #[error("the request cannot be encoded: {0}")]
+    Encode(String),
+    /// Too many calls wait for answers here, or too many handlers run at the callee. The handler did not run.
+    #[error("overloaded")]
+    Overloaded,
+    /// No answer in time. The handler may have run; it is told to stop.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    /// The session ended before the answer. The handler may have run.
+    #[error("the session with {0} ended before the answer")]
+    #[doc(alias = "noconnection")]
+    Disconnected(NodeId),
+    /// The callee serves no such method.
+    #[error("no method {0:?} there")]
+    #[doc(alias = "undef")]
+    NoSuchMethod(String),
+    /// The callee's method takes or answers with another type or version.
+    #[error("caller and callee differ about the types of method {0:?}")]
+    Mismatch(String),
+    /// The callee could not decode the request. The handler did not run.
+    #[error("the callee could not decode the request")]
+    Undecodable,
+    /// The answer could not be decoded. The handler ran.
+    #[error("the answer cannot be decoded: {0}")]
+    BadAnswer(String),
+    /// The answer is larger than allowed. The handler ran.
+    #[error("the answer is larger than allowed")]
+    AnswerTooLarge,
+    /// The handler panicked.
+    #[error("the handler panicked")]
+    Panicked,
+    /// The handler was cancelled at the callee.
+    #[error("the handler was cancelled")]
+    Cancelled,
+    /// The callee is shutting down. The handler did not run.
+    #[error("the callee is shutting down")]
+    ShuttingDown,
+}
+
+impl CallError {
+    /// Tells whether the handler may have run.
+    ///
+    /// ```
+    /// use distribute::{CallError, Effect};
+    ///
+    /// assert_eq!(CallError::Overloaded.effect(), Effect::NotDone);
+    /// assert_eq!(CallError::Panicked.effect(), Effect::Unknown);
+    /// ```
+    pub fn effect(&self) -> Effect {
+        match self {
+            Self::NotConnected(..)
+            | Self::TooLarge { .. }
+            | Self::Encode(_)
+            | Self::Overloaded
+            | Self::NoSuchMethod(_)
+            | Self::Mismatch(_)
+            | Self::Undecodable
+            | Self::ShuttingDown => Effect::NotDone,
+            // A handler that panicked or was stopped may have done part of its work.
+            Self::Timeout(_) | Self::Disconnected(_) | Self::Panicked | Self::Cancelled => Effect::Unknown,
+            Self::BadAnswer(_) | Self::AnswerTooLarge => Effect::Done,
+        }
+    }
+}
