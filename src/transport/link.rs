@@ -1,0 +1,216 @@
+//! One QUIC connection to a peer, and its streams.
+//!
+//! A send half that is dropped before it is finished resets its stream, because quinn would finish it, and what was
+//! cut off in the middle would look whole.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use quinn::{ConnectionError, VarInt};
+
+use super::tls::{self, PeerCertificate, Tls};
+use crate::error::ConnectError;
+use crate::identity::AuthError;
+use crate::wire::{Code, StreamKind};
+
+/// What a link may carry at once before both sides have greeted, in bytes.
+pub(crate) const GREETING_WINDOW: u32 = 16 * 1024;
+
+/// The largest piece that a read returns.
+const CHUNK_MAX: usize = 64 * 1024;
+
+/// How a link ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// One side closed it with this code and reason.
+    Closed { code: Code, reason: Vec<u8>, by_peer: bool },
+    /// TLS refused, here or there.
+    Auth(AuthError),
+    /// It broke, or fell silent.
+    Lost,
+}
+
+impl End {
+    /// The close code; `None` for a link that broke.
+    pub(crate) fn code(&self) -> Option<Code> {
+        match self {
+            Self::Closed { code, .. } => Some(*code),
+            Self::Auth(_) | Self::Lost => None,
+        }
+    }
+}
+
+/// A stream or link that can carry no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum StreamError {
+    #[error("the link has ended")]
+    LinkEnded,
+    #[error("the peer gave the stream up")]
+    Reset,
+}
+
+/// One QUIC connection. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    connection: quinn::Connection,
+}
+
+impl Link {
+    pub(super) fn new(connection: quinn::Connection) -> Self {
+        Self { connection }
+    }
+
+    /// What TLS knows of the far side.
+    pub(crate) fn peer(&self, tls: &Tls) -> Result<PeerCertificate, AuthError> {
+        tls.peer(&self.connection)
+    }
+
+    /// A secret that only the two ends of this very link know.
+    pub(crate) fn exporter(&self) -> [u8; 32] {
+        tls::exporter(&self.connection)
+    }
+
+    /// Frames that came from the peer, in packets that were decrypted: it rises while the peer lives.
+    pub(crate) fn signs_of_life(&self) -> u64 {
+        let frames = self.connection.stats().frame_rx;
+        frames.acks + frames.ping + frames.stream + frames.datagram
+    }
+
+    /// Lets the peer open streams and send, once it has proved itself.
+    pub(crate) fn raise_limits(&self, streams: u32) {
+        self.connection.set_max_concurrent_uni_streams(VarInt::from_u32(streams));
+        self.connection.set_max_concurrent_bi_streams(VarInt::from_u32(streams));
+        // Unread lanes must not stop the others, so the connection as a whole has no window: each stream has.
+        self.connection.set_receive_window(VarInt::MAX);
+    }
+
+    pub(crate) async fn open_greeting(&self) -> Result<(Sender, Receiver), StreamError> {
+        let (send, recv) = self.connection.open_bi().await.map_err(|_| StreamError::LinkEnded)?;
+        Ok((Sender { stream: send, is_finished: false }, Receiver { stream: recv }))
+    }
+
+    pub(crate) async fn accept_greeting(&self) -> Result<(Sender, Receiver), StreamError> {
+        let (send, recv) = self.connection.accept_bi().await.map_err(|_| StreamError::LinkEnded)?;
+        Ok((Sender { stream: send, is_finished: false }, Receiver { stream: recv }))
+    }
+
+    /// Opens a stream and says what it is for. Waits while the peer allows no more streams.
+    pub(crate) async fn open(&self, kind: StreamKind, priority: i32) -> Result<Sender, StreamError> {
+        let stream = self.connection.open_uni().await.map_err(|_| StreamError::LinkEnded)?;
+        let _ = stream.set_priority(priority);
+        let mut sender = Sender { stream, is_finished: false };
+        sender.write(&[kind.to_byte()]).await?;
+        Ok(sender)
+    }
+
+    pub(crate) async fn accept(&self) -> Result<Receiver, StreamError> {
+        let stream = self.connection.accept_uni().await.map_err(|_| StreamError::LinkEnded)?;
+        Ok(Receiver { stream })
+    }
+
+    pub(crate) async fn read_datagram(&self) -> Result<Bytes, StreamError> {
+        self.connection.read_datagram().await.map_err(|_| StreamError::LinkEnded)
+    }
+
+    /// Closes at once; what is not acknowledged may be lost.
+    pub(crate) fn close(&self, code: Code, reason: &[u8]) {
+        self.connection.close(VarInt::from_u32(code.0), reason);
+    }
+
+    pub(crate) async fn closed(&self) -> End {
+        end(&self.connection.closed().await)
+    }
+}
+
+/// The send half of a stream.
+#[derive(Debug)]
+pub(crate) struct Sender {
+    stream: quinn::SendStream,
+    is_finished: bool,
+}
+
+impl Sender {
+    /// Hands all bytes to QUIC. Waits while the windows are full.
+    pub(crate) async fn write(&mut self, bytes: &[u8]) -> Result<(), StreamError> {
+        self.stream.write_all(bytes).await.map_err(write_error)
+    }
+
+    /// As [`Sender::write`], without a copy.
+    pub(crate) async fn write_chunk(&mut self, bytes: Bytes) -> Result<(), StreamError> {
+        self.stream.write_chunk(bytes).await.map_err(write_error)
+    }
+
+    /// Says that this was all.
+    pub(crate) fn finish(mut self) {
+        self.is_finished = true;
+        let _ = self.stream.finish();
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            let _ = self.stream.reset(VarInt::from_u32(0));
+        }
+    }
+}
+
+fn write_error(error: quinn::WriteError) -> StreamError {
+    match error {
+        quinn::WriteError::Stopped(_) => StreamError::Reset,
+        _ => StreamError::LinkEnded,
+    }
+}
+
+/// The receive half of a stream.
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    stream: quinn::RecvStream,
+}
+
+impl Receiver {
+    /// The next bytes; `None` after the last.
+    pub(crate) async fn read(&mut self) -> Result<Option<Bytes>, StreamError> {
+        match self.stream.read_chunk(CHUNK_MAX, true).await {
+            Ok(chunk) => Ok(chunk.map(|chunk| chunk.bytes)),
+            Err(quinn::ReadError::Reset(_)) => Err(StreamError::Reset),
+            Err(_) => Err(StreamError::LinkEnded),
+        }
+    }
+
+    /// Tells the peer that nobody reads on.
+    pub(crate) fn stop(mut self) {
+        let _ = self.stream.stop(VarInt::from_u32(0));
+    }
+}
+
+fn end(error: &ConnectionError) -> End {
+    if let Some(auth) = tls::classify(error) {
+        return End::Auth(auth);
+    }
+    match error {
+        ConnectionError::ApplicationClosed(close) => {
+            let code = u32::try_from(close.error_code.into_inner()).map_or(Code::PROTOCOL, Code);
+            End::Closed { code, reason: close.reason.to_vec(), by_peer: true }
+        }
+        // Who closes here knows why.
+        ConnectionError::LocallyClosed => End::Closed { code: Code::NORMAL, reason: Vec::new(), by_peer: false },
+        ConnectionError::TransportError(_) | ConnectionError::ConnectionClosed(_) => {
+            End::Closed { code: Code::PROTOCOL, reason: Vec::new(), by_peer: true }
+        }
+        _ => End::Lost,
+    }
+}
+
+pub(super) fn connect_error(error: &ConnectionError, patience: Duration) -> ConnectError {
+    match end(error) {
+        End::Auth(auth) => ConnectError::Auth(auth),
+        End::Lost => ConnectError::Timeout(patience),
+        // QUIC's CONNECTION_REFUSED: no room for another handshake.
+        End::Closed { .. } if matches!(error, ConnectionError::ConnectionClosed(close) if close.error_code == quinn::TransportErrorCode::CONNECTION_REFUSED) => {
+            ConnectError::Limit
+        }
+        End::Closed { by_peer: false, .. } => ConnectError::Shutdown,
+        End::Closed { .. } => ConnectError::Protocol,
+    }
+}

@@ -1,0 +1,236 @@
+//! Bytes between nodes: quinn, rustls and rcgen are named here and nowhere else.
+//!
+//! An [`Endpoint`] binds a socket of a [`Network`] and turns dials and arrivals into [`Link`]s whose two ends have
+//! authenticated each other by TLS. What travels on a link is not known here.
+
+#[cfg(feature = "sim")]
+pub(crate) mod fabric;
+pub(crate) mod link;
+pub(crate) mod tls;
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::VarInt;
+
+use self::tls::Tls;
+use crate::config::Config;
+use crate::error::ConnectError;
+use crate::id::{HostName, NodeName};
+use crate::identity::AuthError;
+
+pub(crate) use self::link::Link;
+
+/// Where a node's datagrams travel: the system's network, or one in memory.
+///
+/// The default is the system's. With feature `sim`, a `sim::Host` becomes a network too.
+#[derive(Clone, Default)]
+pub struct Network(Kind);
+
+#[derive(Clone, Default)]
+enum Kind {
+    #[default]
+    System,
+    #[cfg(feature = "sim")]
+    Fabric(fabric::Host),
+}
+
+impl Network {
+    /// Returns the system's network.
+    pub fn system() -> Self {
+        Self(Kind::System)
+    }
+
+    /// Whether blocking work may go to another thread: never under a paused clock.
+    pub(crate) fn allows_blocking(&self) -> bool {
+        matches!(self.0, Kind::System)
+    }
+
+    /// All addresses of a host, as of now.
+    async fn resolve(&self, host: &HostName, port: u16) -> Vec<SocketAddr> {
+        match (&self.0, host) {
+            (_, HostName::Ip(ip)) => vec![(*ip, port).into()],
+            (Kind::System, HostName::Dns(name)) => {
+                tokio::net::lookup_host((name.as_str(), port)).await.map(Iterator::collect).unwrap_or_default()
+            }
+            #[cfg(feature = "sim")]
+            (Kind::Fabric(fabric), HostName::Dns(name)) => {
+                fabric.resolve(name).into_iter().map(|ip| (ip, port).into()).collect()
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Kind::System => f.write_str("Network::System"),
+            #[cfg(feature = "sim")]
+            Kind::Fabric(host) => write!(f, "Network::Fabric({})", host.ip()),
+        }
+    }
+}
+
+#[cfg(feature = "sim")]
+impl From<fabric::Host> for Network {
+    fn from(host: fabric::Host) -> Self {
+        Self(Kind::Fabric(host))
+    }
+}
+
+#[cfg(feature = "sim")]
+impl From<&fabric::Host> for Network {
+    fn from(host: &fabric::Host) -> Self {
+        host.clone().into()
+    }
+}
+
+/// A bound socket that dials and accepts links.
+#[derive(Clone, Debug)]
+pub(crate) struct Endpoint {
+    quinn: quinn::Endpoint,
+    network: Network,
+    transport: Arc<quinn::TransportConfig>,
+    handshake_timeout: Duration,
+}
+
+impl Endpoint {
+    /// Binds the socket. It neither dials nor accepts until [`Endpoint::identify`].
+    pub(crate) fn bind(network: Network, address: SocketAddr, config: &Config) -> io::Result<Self> {
+        let mut endpoint = quinn::EndpointConfig::default();
+        endpoint.supported_versions(vec![1]);
+        endpoint.max_udp_payload_size(config.mtu_max.max(1472)).map_err(io::Error::other)?;
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let quinn = match &network.0 {
+            Kind::System => quinn::Endpoint::new(endpoint, None, std::net::UdpSocket::bind(address)?, runtime)?,
+            #[cfg(feature = "sim")]
+            Kind::Fabric(host) => {
+                if !address.ip().is_unspecified() && address.ip() != host.ip() {
+                    return Err(io::ErrorKind::AddrNotAvailable.into());
+                }
+                quinn::Endpoint::new_with_abstract_socket(endpoint, None, host.bind(address.port())?, runtime)?
+            }
+        };
+        Ok(Self { quinn, network, transport: Arc::new(transport(config)), handshake_timeout: config.handshake_timeout })
+    }
+
+    /// Gives the endpoint its identity; from now on it accepts.
+    pub(crate) fn identify(&self, tls: &Tls, config: &Config) {
+        let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls.server_config()));
+        let mut tokens = quinn::ValidationTokenConfig::default();
+        tokens.sent(0);
+        server
+            .transport_config(self.transport.clone())
+            .validation_token_config(tokens)
+            .max_incoming(2 * config.handshakes_max)
+            .incoming_buffer_size(16 * 1024)
+            .incoming_buffer_size_total(4 * 1024 * 1024);
+        self.quinn.set_server_config(Some(server));
+    }
+
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.quinn.local_addr()
+    }
+
+    /// All addresses where a node may be, as of now.
+    pub(crate) async fn resolve(&self, name: &NodeName) -> Vec<SocketAddr> {
+        self.network.resolve(&name.host(), name.port()).await
+    }
+
+    /// Dials one address. The far side proves that it is `expected`.
+    pub(crate) async fn dial(&self, tls: &Tls, address: SocketAddr, expected: &NodeName) -> Result<Link, ConnectError> {
+        if !may_be_dialled(address) {
+            return Err(ConnectError::BadAddress(address));
+        }
+        let mut client = quinn::ClientConfig::new(Arc::new(tls.client_config(Some(expected))));
+        client.version(1).transport_config(self.transport.clone());
+        let connecting = self.quinn.connect_with(client, address, tls::SERVER_NAME).map_err(|error| match error {
+            quinn::ConnectError::EndpointStopping => ConnectError::Shutdown,
+            _ => ConnectError::BadAddress(address),
+        })?;
+        match tokio::time::timeout(self.handshake_timeout, connecting).await {
+            Err(_) => Err(ConnectError::Timeout(self.handshake_timeout)),
+            Ok(Err(error)) => Err(link::connect_error(&error, self.handshake_timeout)),
+            Ok(Ok(connection)) => Ok(Link::new(connection)),
+        }
+    }
+
+    /// The next arrival; `None` once the endpoint is closed.
+    pub(crate) async fn accept(&self) -> Option<Arrival> {
+        self.quinn.accept().await.map(|incoming| Arrival { incoming, handshake_timeout: self.handshake_timeout })
+    }
+
+    /// Closes what is left, and waits until the last word is said or the time is over.
+    pub(crate) async fn close(&self, patience: Duration) {
+        self.quinn.close(VarInt::from_u32(crate::wire::Code::SHUTDOWN.0), b"");
+        let _ = tokio::time::timeout(patience, self.quinn.wait_idle()).await;
+    }
+}
+
+/// A first packet from somebody.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    incoming: quinn::Incoming,
+    handshake_timeout: Duration,
+}
+
+impl Arrival {
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.incoming.remote_address()
+    }
+
+    /// Turns it away: there is no room.
+    pub(crate) fn refuse(self) {
+        self.incoming.refuse();
+    }
+
+    /// Asks the sender to prove its address. True when this was possible.
+    pub(crate) fn retry(self) -> Option<Self> {
+        if self.incoming.remote_address_validated() {
+            return Some(self);
+        }
+        let _ = self.incoming.retry();
+        None
+    }
+
+    /// Completes the TLS handshake.
+    pub(crate) async fn accept(self) -> Result<Link, Option<AuthError>> {
+        let connecting = self.incoming.accept().map_err(|error| tls::classify(&error))?;
+        match tokio::time::timeout(self.handshake_timeout, connecting).await {
+            Err(_) => Err(None),
+            Ok(Err(error)) => Err(tls::classify(&error)),
+            Ok(Ok(connection)) => Ok(Link::new(connection)),
+        }
+    }
+}
+
+/// A member may not turn this node into a scanner of places where no node can be.
+fn may_be_dialled(address: SocketAddr) -> bool {
+    let is_broadcast = matches!(address.ip(), IpAddr::V4(ip) if ip.is_broadcast());
+    address.port() != 0 && !address.ip().is_unspecified() && !address.ip().is_multicast() && !is_broadcast
+}
+
+/// QUIC's own settings. Where they differ from quinn's, a stranger or a crowd is the reason.
+fn transport(config: &Config) -> quinn::TransportConfig {
+    let mut transport = quinn::TransportConfig::default();
+    let idle = VarInt::try_from(config.quic_idle_timeout.as_millis() as u64).unwrap_or(VarInt::MAX);
+    let mut mtu = quinn::MtuDiscoveryConfig::default();
+    mtu.upper_bound(config.mtu_max);
+    transport
+        .max_idle_timeout(Some(idle.into()))
+        .keep_alive_interval(None)
+        // Before HELLO: the greeting stream, and room for no more than a greeting.
+        .max_concurrent_bidi_streams(VarInt::from_u32(1))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .receive_window(VarInt::from_u32(link::GREETING_WINDOW))
+        .stream_receive_window(VarInt::from_u32(config.stream_window))
+        .send_window(config.send_window.into())
+        .datagram_receive_buffer_size(Some(config.datagram_buffer))
+        .datagram_send_buffer_size(config.datagram_buffer)
+        .allow_spin(false)
+        .mtu_discovery_config(Some(mtu));
+    transport
+}
