@@ -1,0 +1,392 @@
+//! One link's own clockwork: signs of life, the idle close, the agreed stop.
+//!
+//! QUIC's keep-alive stays off: an idle link costs nothing. While something is outstanding (bytes that the peer may not
+//! have, an open call, a stop that is not agreed yet) the link asks for a sign of life, and is lost when none comes.
+//!
+//! A link is closed in good order when it has been idle, or when another one replaces it. Both sides stop: each finishes
+//! its streams, tells how many it opened, and says when it has read all of the other's. Only then does either close, so
+//! nothing in flight is lost, and the close code alone proves to the other side that all was well.
+
+use std::time::{Duration, Instant};
+
+use crate::wire::Code;
+
+/// When a link asks, gives up, and closes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    /// How often to ask for a sign of life while something is outstanding.
+    pub(crate) ask_every: Duration,
+    /// Without a sign for so long, the link is lost.
+    pub(crate) lost_after: Duration,
+    /// Unused for so long, the link is closed; `None` to keep it.
+    pub(crate) idle_after: Option<Duration>,
+}
+
+/// What the clockwork wants done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Output {
+    SendPing {
+        seq: u64,
+    },
+    /// Finish this side's streams, then report with [`Clockwork::streams_finished`].
+    FinishStreams,
+    SendStop {
+        code: Code,
+        streams: u64,
+    },
+    SendStopped,
+    /// Close now: with such a code that keeps the session, or as lost.
+    Close(Code),
+}
+
+/// The state of one link that is up.
+#[derive(Debug)]
+pub(crate) struct Clockwork {
+    times: Times,
+    /// Since when something is outstanding.
+    outstanding: Option<Instant>,
+    /// The number of the last ping, and whether anything became outstanding after it was sent.
+    ping: u64,
+    newer_than_ping: bool,
+    pinged: Option<Instant>,
+    heard: Instant,
+    used: Instant,
+    calls: usize,
+    stop: Stop,
+}
+
+#[derive(Debug, Default)]
+struct Stop {
+    /// Why this side stops, once it does.
+    code: Option<Code>,
+    sent: bool,
+    /// How many streams the peer opened, from its STOP.
+    peer_streams: Option<u64>,
+    /// How many of the peer's streams have been read to their end.
+    read: u64,
+    said_stopped: bool,
+    heard_stopped: bool,
+}
+
+impl Clockwork {
+    pub(crate) fn new(times: Times, now: Instant) -> Self {
+        Self {
+            times,
+            outstanding: None,
+            ping: 0,
+            newer_than_ping: false,
+            pinged: None,
+            heard: now,
+            used: now,
+            calls: 0,
+            stop: Stop::default(),
+        }
+    }
+
+    /// This side wrote something that the peer may not have.
+    pub(crate) fn wrote(&mut self, now: Instant) {
+        self.used = now;
+        self.newer_than_ping = true;
+        self.mark_outstanding(now);
+    }
+
+    /// The peer sent something for the session.
+    pub(crate) fn received(&mut self, now: Instant) {
+        self.used = now;
+        self.heard = now;
+    }
+
+    /// The peer gave any sign of life.
+    pub(crate) fn heard(&mut self, now: Instant) {
+        self.heard = self.heard.max(now);
+    }
+
+    /// So many calls wait for the peer's answer.
+    pub(crate) fn calls_open(&mut self, calls: usize, now: Instant) {
+        if calls > 0 {
+            self.mark_outstanding(now);
+        }
+        self.calls = calls;
+    }
+
+    pub(crate) fn pong(&mut self, seq: u64, now: Instant) {
+        self.heard(now);
+        if seq == self.ping && !self.newer_than_ping && self.calls == 0 && !self.is_stopping() {
+            self.outstanding = None;
+        }
+    }
+
+    /// Begins the agreed stop, unless it has begun.
+    pub(crate) fn begin_stop(&mut self, code: Code, now: Instant) -> Option<Output> {
+        if self.stop.code.is_some() {
+            return None;
+        }
+        self.stop.code = Some(code);
+        self.mark_outstanding(now);
+        Some(Output::FinishStreams)
+    }
+
+    /// Whether a sign of life is awaited.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.outstanding.is_some()
+    }
+
+    /// Why the link stops.
+    pub(crate) fn stop_code(&self) -> Code {
+        self.stop.code.unwrap_or(Code::IDLE)
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop.code.is_some()
+    }
+
+    /// All streams of this side are finished; it had opened so many.
+    pub(crate) fn streams_finished(&mut self, streams: u64) -> Vec<Output> {
+        let code = self.stop_code();
+        self.stop.sent = true;
+        let mut outputs = vec![Output::SendStop { code, streams }];
+        outputs.extend(self.settle());
+        outputs
+    }
+
+    /// The peer stops; it had opened so many streams.
+    pub(crate) fn peer_stops(&mut self, code: Code, streams: u64, now: Instant) -> Vec<Output> {
+        self.stop.peer_streams = Some(streams);
+        let mut outputs: Vec<_> = self.begin_stop(code, now).into_iter().collect();
+        // The graver reason stands for both: a link that one side found idle may be the other's last.
+        if let Some(own) = self.stop.code
+            && own.keeps_session()
+            && !code.keeps_session()
+        {
+            self.stop.code = Some(code);
+        }
+        outputs.extend(self.settle());
+        outputs
+    }
+
+    /// One of the peer's streams was read to its end.
+    pub(crate) fn stream_read(&mut self) -> Vec<Output> {
+        self.stop.read += 1;
+        self.settle()
+    }
+
+    pub(crate) fn peer_stopped(&mut self) -> Vec<Output> {
+        self.stop.heard_stopped = true;
+        self.settle()
+    }
+
+    fn settle(&mut self) -> Vec<Output> {
+        let stop = &mut self.stop;
+        let mut outputs = Vec::new();
+        if !stop.said_stopped && stop.sent && stop.peer_streams.is_some_and(|all| stop.read >= all) {
+            stop.said_stopped = true;
+            outputs.push(Output::SendStopped);
+        }
+        if stop.said_stopped && stop.heard_stopped {
+            outputs.push(Output::Close(stop.code.unwrap_or(Code::IDLE)));
+        }
+        outputs
+    }
+
+    fn mark_outstanding(&mut self, now: Instant) {
+        if self.outstanding.is_none() {
+            self.outstanding = Some(now);
+        }
+    }
+
+    /// When to look again.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        match self.outstanding {
+            Some(since) => {
+                let ask = self.pinged.map_or(since, |pinged| pinged.max(since)) + self.times.ask_every;
+                Some(ask.min(self.lost_at(since)))
+            }
+            None if self.is_stopping() => None,
+            None => self.times.idle_after.map(|idle| self.used + idle),
+        }
+    }
+
+    fn lost_at(&self, since: Instant) -> Instant {
+        self.heard.max(since) + self.times.lost_after
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Vec<Output> {
+        let Some(since) = self.outstanding else {
+            return match self.times.idle_after {
+                Some(idle) if !self.is_stopping() && now >= self.used + idle => {
+                    self.begin_stop(Code::IDLE, now).into_iter().collect()
+                }
+                _ => vec![],
+            };
+        };
+        if now >= self.lost_at(since) {
+            // With all agreed but the last word, the link has served: the session goes on.
+            let agreed = self.stop.said_stopped && self.stop.heard_stopped;
+            return vec![Output::Close(if agreed { self.stop_code() } else { Code::LOST })];
+        }
+        if now < self.pinged.map_or(since, |pinged| pinged.max(since)) + self.times.ask_every {
+            return vec![];
+        }
+        self.ping += 1;
+        self.newer_than_ping = false;
+        self.pinged = Some(now);
+        vec![Output::SendPing { seq: self.ping }]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMES: Times = Times {
+        ask_every: Duration::from_secs(3),
+        lost_after: Duration::from_secs(10),
+        idle_after: Some(Duration::from_secs(60)),
+    };
+
+    fn secs(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn a_link_without_anything_outstanding_asks_nothing_and_idles_out() {
+        let t0 = Instant::now();
+        let mut link = Clockwork::new(TIMES, t0);
+        assert_eq!(link.poll_timeout(), Some(t0 + secs(60)));
+        assert_eq!(link.handle_timeout(t0 + secs(60) - Duration::from_nanos(1)), vec![]);
+        assert_eq!(link.handle_timeout(t0 + secs(60)), vec![Output::FinishStreams]);
+    }
+
+    #[test]
+    fn a_kept_link_never_idles_out() {
+        let t0 = Instant::now();
+        let mut link = Clockwork::new(Times { idle_after: None, ..TIMES }, t0);
+        assert_eq!(link.poll_timeout(), None);
+        assert_eq!(link.handle_timeout(t0 + secs(6000)), vec![]);
+    }
+
+    #[test]
+    fn an_outstanding_write_asks_every_three_seconds_and_is_lost_after_ten() {
+        let t0 = Instant::now();
+        let mut link = Clockwork::new(TIMES, t0);
+        link.wrote(t0);
+        let mut asked = Vec::new();
+        loop {
+            let now = link.poll_timeout().unwrap();
+            match link.handle_timeout(now)[..] {
+                [Output::SendPing { .. }] => asked.push((now - t0).as_secs()),
+                [Output::Close(code)] => {
+                    assert_eq!((code, now), (Code::LOST, t0 + secs(10)));
+                    break;
+                }
+                ref other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(asked, [3, 6, 9]);
+    }
+
+    #[test]
+    fn silence_before_the_write_does_not_count() {
+        let t0 = Instant::now();
+        let mut link = Clockwork::new(TIMES, t0);
+        link.wrote(t0 + secs(50));
+        assert_eq!(link.handle_timeout(t0 + secs(53)), vec![Output::SendPing { seq: 1 }]);
+        assert_eq!(link.handle_timeout(t0 + secs(60) - Duration::from_nanos(1)), vec![Output::SendPing { seq: 2 }]);
+        assert_eq!(link.handle_timeout(t0 + secs(60)), vec![Output::Close(Code::LOST)]);
+    }
+
+    #[test]
+    fn the_answer_to_the_last_ping_settles_what_was_written_before_it() {
+        let t0 = Instant::now();
+        let mut link = Clockwork::new(TIMES, t0);
+        link.wrote(t0);
+        link.handle_timeout(t0 + secs(3));
+        link.pong(1, t0 + secs(3));
+        assert_eq!(link.poll_timeout(), Some(t0 + secs(60)));
+
+        link.wrote(t0 + secs(4));
+        link.handle_timeout(t0 + secs(7));
+        link.wrote(t0 + secs(8));
+        link.pong(2, t0 + secs(8));
+        assert_eq!(link.poll_timeout(), Some(t0 + secs(10)), "the second write is newer than the ping");
+    }
+
+    #[test]
+    fn an_open_call_keeps_asking() {
+        let t0 = Instant::now();
+        let mut link = Clockwork::new(TIMES, t0);
+        link.calls_open(1, t0);
+        for n in 1..100 {
+            let now = link.poll_timeout().unwrap();
+            assert_eq!(link.handle_timeout(now), vec![Output::SendPing { seq: n }]);
+            link.pong(n, now);
+        }
+    }
+
+    /// Every order in which the eight steps of an agreed stop can happen ends with both sides closing in good order, and
+    /// never before both have read everything.
+    #[test]
+    fn both_sides_close_only_when_all_is_read() {
+        let t0 = Instant::now();
+        for seed in 0..2000 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let mut side = [Clockwork::new(TIMES, t0), Clockwork::new(TIMES, t0)];
+            let opened = [rng.u64(0..3), rng.u64(0..3)];
+            // What is on its way to each side: its streams in any order, control frames in theirs.
+            let mut unread = opened;
+            let mut control = [std::collections::VecDeque::new(), std::collections::VecDeque::new()];
+            let mut finishing = [false, false];
+            let mut closed = [None, None];
+            let both = rng.bool();
+            let first = rng.usize(0..2);
+            let apply = |who: usize,
+                         outputs: Vec<Output>,
+                         control: &mut [std::collections::VecDeque<Output>; 2],
+                         finishing: &mut [bool; 2],
+                         closed: &mut [Option<Code>; 2]| {
+                for output in outputs {
+                    match output {
+                        Output::FinishStreams => finishing[who] = true,
+                        Output::Close(code) => closed[who] = Some(code),
+                        other => control[1 - who].push_back(other),
+                    }
+                }
+            };
+            let out = side[first].begin_stop(Code::IDLE, t0).into_iter().collect();
+            apply(first, out, &mut control, &mut finishing, &mut closed);
+            if both {
+                let out = side[1 - first].begin_stop(Code::DUPLICATE_LINK, t0).into_iter().collect();
+                apply(1 - first, out, &mut control, &mut finishing, &mut closed);
+            }
+            for _ in 0..200 {
+                let who = rng.usize(0..2);
+                if closed[who].is_some() {
+                    continue;
+                }
+                let out = match rng.u8(0..3) {
+                    0 if finishing[who] => {
+                        finishing[who] = false;
+                        side[who].streams_finished(opened[who])
+                    }
+                    1 if unread[1 - who] > 0 && side[1 - who].is_stopping() => {
+                        unread[1 - who] -= 1;
+                        side[who].stream_read()
+                    }
+                    2 => match control[who].pop_front() {
+                        Some(Output::SendStop { code, streams }) => side[who].peer_stops(code, streams, t0),
+                        Some(Output::SendStopped) => side[who].peer_stopped(),
+                        _ => vec![],
+                    },
+                    _ => vec![],
+                };
+                apply(who, out, &mut control, &mut finishing, &mut closed);
+                if closed.iter().any(Option::is_some) {
+                    assert_eq!(unread, [0, 0], "seed {seed}: closed with a stream unread");
+                }
+            }
+            for code in closed {
+                assert!(code.is_some_and(Code::keeps_session), "seed {seed}: {closed:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,676 @@
+//! Which links this node dials and keeps, and which session each serves.
+//!
+//! A session is the association between two incarnations. It lives through links that close in good order and ends when
+//! a link is lost, so both ends must agree on whether it ended. Each side counts the sessions with the other that it ended
+//! by itself, and HELLO carries the count and the last one seen from the other:
+//!
+//! - equal pairs: the same session goes on (a link after an idle close, or two dials that crossed);
+//! - the peer's count is higher than seen: it ended the session; this side ends it too, then begins the next;
+//! - the peer's count is lower than seen: the link is older than an end; refused.
+//!
+//! An end that the peer reported does not raise this side's count, so one broken link is counted once per side that
+//! noticed. Peers that are forgotten restart from the highest count of any peer.
+//!
+//! One name has one life at a time: a second life of a name waits until the first has been asked for a sign of life.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::error::DownReason;
+use crate::id::{NodeId, NodeName};
+use crate::identity::Role;
+use crate::proto::hello::{Greeting, INCARNATION_END, Peer, Refusal};
+use crate::wire::Code;
+
+/// One link, dialled or accepted; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct LinkId(pub(crate) u64);
+
+/// One session of this node; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct SessionId(pub(crate) u64);
+
+/// One question whether an old life still answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct CheckId(u64);
+
+/// How often to dial, and how much to remember.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) backoff_min: Duration,
+    pub(crate) backoff_max: Duration,
+    /// Sessions at one time.
+    pub(crate) peers_max: usize,
+    /// Peers whose counts are remembered, with and without a session.
+    pub(crate) remembered_max: usize,
+}
+
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// Something waits for a link. `urgent` does not wait for the back-off.
+    Want {
+        peer: NodeName,
+        urgent: bool,
+    },
+    /// A new incoming link asks to be judged, or an own dial has reached its peer.
+    Greeted {
+        link: LinkId,
+        role: Role,
+        peer: Box<Peer>,
+    },
+    /// READY was sent, or has arrived.
+    Ready {
+        link: LinkId,
+    },
+    /// The link has begun the agreed stop.
+    Stopping {
+        link: LinkId,
+    },
+    /// The link is gone; `None` for one that was lost or never came up.
+    Closed {
+        link: LinkId,
+        code: Option<Code>,
+    },
+    CheckAnswered {
+        check: CheckId,
+        alive: bool,
+    },
+    Disconnect {
+        peer: NodeName,
+    },
+    /// A peer knows a life of this node's name that began later than this one.
+    ToldStale {
+        known: u64,
+    },
+    Shutdown,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Output {
+    Dial {
+        link: LinkId,
+        peer: NodeName,
+        greeting: Greeting,
+    },
+    /// There is no way to dial the peer: whoever waits is to be told.
+    NotDialable {
+        peer: NodeName,
+    },
+    /// The dial has failed: whoever waits is to be told.
+    GaveUp {
+        link: LinkId,
+        peer: NodeName,
+    },
+    Accept {
+        link: LinkId,
+        session: SessionId,
+        greeting: Greeting,
+    },
+    Refuse {
+        link: LinkId,
+        refusal: Refusal,
+    },
+    /// The session's first link is up.
+    SessionUp {
+        session: SessionId,
+        peer: Box<Peer>,
+    },
+    /// From now on the session sends on this link.
+    Activate {
+        session: SessionId,
+        link: LinkId,
+    },
+    /// Stop the link in agreement with the peer.
+    Stop {
+        link: LinkId,
+        code: Code,
+    },
+    /// Close the link at once.
+    Close {
+        link: LinkId,
+        code: Code,
+    },
+    SessionEnded {
+        session: SessionId,
+        peer: NodeId,
+        reason: DownReason,
+    },
+    /// The session has no link any more, in good order.
+    SessionIdle {
+        session: SessionId,
+        peer: NodeName,
+    },
+    /// Ask the old life for a sign of life: on the link, or by dialling it.
+    Check {
+        check: CheckId,
+        old: NodeId,
+        link: Option<LinkId>,
+    },
+    /// A second life of a live name was refused.
+    Conflict {
+        live: NodeId,
+        refused: NodeId,
+    },
+    /// This node goes on as another incarnation.
+    Renewed {
+        id: NodeId,
+    },
+}
+
+/// The links and sessions of one node.
+#[derive(Debug)]
+pub(crate) struct Links {
+    id: NodeId,
+    fingerprint: [u8; 32],
+    limits: Limits,
+    rng: fastrand::Rng,
+    peers: BTreeMap<NodeName, Known>,
+    links: BTreeMap<LinkId, NodeName>,
+    checks: BTreeMap<CheckId, NodeName>,
+    dials_due: BTreeSet<(Instant, NodeName)>,
+    /// The highest count of sessions that this node ended with any peer.
+    ended_max: u64,
+    next: u64,
+    stopping: bool,
+    outputs: VecDeque<Output>,
+}
+
+/// What is known of one name.
+#[derive(Debug)]
+struct Known {
+    life: Option<(u64, [u8; 32])>,
+    ended: u64,
+    seen_ended: u64,
+    session: Option<Session>,
+    links: Vec<Link>,
+    wanted: bool,
+    failures: u32,
+    dial_after: Option<Instant>,
+    not_dialable: bool,
+    check: Option<Check>,
+}
+
+#[derive(Debug)]
+struct Session {
+    id: SessionId,
+    up: bool,
+}
+
+#[derive(Debug)]
+struct Link {
+    id: LinkId,
+    /// This node dialled it.
+    own: bool,
+    state: State,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum State {
+    Dialling,
+    /// Accepted, and waiting for READY; with the counts of that moment.
+    Greeted {
+        ended: u64,
+        seen_ended: u64,
+        peer: Box<Peer>,
+    },
+    Up,
+    Stopping,
+}
+
+#[derive(Debug)]
+struct Check {
+    newcomers: Vec<(LinkId, Role, Box<Peer>)>,
+}
+
+/// How many newcomers wait for one check.
+const NEWCOMERS_MAX: usize = 4;
+
+impl Links {
+    /// A node with this identity. `seed` fixes the jitter of the back-off.
+    pub(crate) fn new(id: NodeId, fingerprint: [u8; 32], limits: Limits, seed: u64) -> Self {
+        Self {
+            id,
+            fingerprint,
+            limits,
+            rng: fastrand::Rng::with_seed(seed),
+            peers: BTreeMap::new(),
+            links: BTreeMap::new(),
+            checks: BTreeMap::new(),
+            dials_due: BTreeSet::new(),
+            ended_max: 0,
+            next: 1,
+            stopping: false,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// The name of a link that was accepted, before anybody is known behind it.
+    pub(crate) fn accepted(&mut self) -> LinkId {
+        LinkId(self.next())
+    }
+
+    pub(crate) fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.dials_due.first().map(|(due, _)| *due)
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        while let Some((due, peer)) = self.dials_due.pop_first() {
+            if due > now {
+                self.dials_due.insert((due, peer));
+                return;
+            }
+            if self.peers.get(&peer).is_some_and(|known| known.wanted) {
+                self.want(peer, false, now);
+            }
+        }
+    }
+
+    pub(crate) fn handle(&mut self, input: Input, now: Instant) {
+        match input {
+            Input::Want { peer, urgent } => self.want(peer, urgent, now),
+            Input::Greeted { link, role, peer } => self.judge(link, role, peer),
+            Input::Ready { link } => self.ready(link),
+            Input::Stopping { link } => self.link_stopping(link),
+            Input::Closed { link, code } => self.link_closed(link, code, now),
+            Input::CheckAnswered { check, alive } => self.check_answered(check, alive),
+            Input::Disconnect { peer } => self.disconnect(&peer),
+            Input::ToldStale { known } => self.told_stale(known),
+            Input::Shutdown => self.shutdown(),
+        }
+    }
+
+    fn next(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn known(&mut self, name: &NodeName) -> &mut Known {
+        if !self.peers.contains_key(name) && self.peers.len() >= self.limits.remembered_max {
+            let idle = self.peers.iter().find(|(_, known)| known.is_idle()).map(|(name, _)| name.clone());
+            if let Some(idle) = idle {
+                self.peers.remove(&idle);
+            }
+        }
+        self.peers.entry(name.clone()).or_insert(Known {
+            life: None,
+            ended: self.ended_max,
+            seen_ended: 0,
+            session: None,
+            links: Vec::new(),
+            wanted: false,
+            failures: 0,
+            dial_after: None,
+            not_dialable: false,
+            check: None,
+        })
+    }
+
+    fn want(&mut self, peer: NodeName, urgent: bool, now: Instant) {
+        if self.stopping || peer == *self.id.name() {
+            return;
+        }
+        let known = self.known(&peer);
+        let is_served = known.links.iter().any(|link| link.state == State::Up);
+        if is_served {
+            return;
+        }
+        known.wanted = true;
+        let is_coming = known.links.iter().any(|link| !matches!(link.state, State::Stopping));
+        if is_coming {
+            return;
+        }
+        if known.not_dialable {
+            known.wanted = false;
+            self.outputs.push_back(Output::NotDialable { peer });
+            return;
+        }
+        if let Some(after) = known.dial_after
+            && !urgent
+            && after > now
+        {
+            self.dials_due.insert((after, peer));
+            return;
+        }
+        let link = LinkId(self.next());
+        let known = self.known(&peer);
+        known.links.push(Link { id: link, own: true, state: State::Dialling });
+        let greeting = known.greeting();
+        self.links.insert(link, peer.clone());
+        self.outputs.push_back(Output::Dial { link, peer, greeting });
+    }
+
+    fn refuse(&mut self, link: LinkId, refusal: impl Into<Refusal>) {
+        self.outputs.push_back(Output::Refuse { link, refusal: refusal.into() });
+    }
+
+    fn judge(&mut self, link: LinkId, role: Role, peer: Box<Peer>) {
+        if self.stopping {
+            return self.refuse(link, Code::SHUTDOWN);
+        }
+        if role == Role::Dialler && !self.links.contains_key(&link) {
+            // The dial was given up while it was on its way.
+            return self.refuse(link, Code::STALE_LINK);
+        }
+        if peer.id.name() == self.id.name() {
+            let own = peer.id == self.id && peer.fingerprint == self.fingerprint;
+            return self.refuse(link, if own { Code::SELF } else { Code::NAME_CONFLICT });
+        }
+        let sessions = self.peers.values().filter(|known| known.session.is_some()).count();
+        let peers_max = self.limits.peers_max;
+        let next_check = CheckId(self.next());
+        let (own_incarnation, ended_max) = (self.id.incarnation(), self.ended_max);
+        let known = self.known(peer.id.name());
+        if known.session.is_none() && sessions >= peers_max {
+            return self.refuse(link, Code::LIMIT);
+        }
+        let life = (peer.id.incarnation(), peer.fingerprint);
+        if let Some(old) = known.life
+            && old != life
+        {
+            let up = known.links.iter().find(|link| link.state == State::Up).map(|link| link.id);
+            let is_up = known.session.as_ref().is_some_and(|session| session.up);
+            // A dial that reached another life, with no link to the old one, has asked the old one already.
+            if is_up && (role == Role::Responder || up.is_some()) {
+                let old = NodeId::new(peer.id.name().clone(), old.0);
+                let name = peer.id.name().clone();
+                let check = known.check.get_or_insert(Check { newcomers: Vec::new() });
+                if check.newcomers.len() >= NEWCOMERS_MAX {
+                    return self.refuse(link, Code::LIMIT);
+                }
+                check.newcomers.push((link, role, peer));
+                if check.newcomers.len() == 1 {
+                    self.checks.insert(next_check, name);
+                    self.outputs.push_back(Output::Check { check: next_check, old, link: up });
+                }
+                return;
+            }
+            if life.0 <= old.0 {
+                let reason = old.0.to_be_bytes().to_vec();
+                return self.refuse(link, Refusal { code: Code::STALE_INCARNATION, reason });
+            }
+            let name = peer.id.name().clone();
+            self.end_session(&name, DownReason::Superseded, false);
+            let known = self.known(&name);
+            known.life = Some(life);
+            known.ended = ended_max;
+            known.seen_ended = peer.greeting.ended;
+        }
+        self.admit(link, role, peer, own_incarnation);
+    }
+
+    /// The peer is who this node thinks, or nobody was known: compare the counts.
+    fn admit(&mut self, link: LinkId, role: Role, peer: Box<Peer>, own_incarnation: u64) {
+        let name = peer.id.name().clone();
+        let known = self.known(&name);
+        let theirs = peer.greeting;
+        let knows_me = theirs.known_incarnation == own_incarnation;
+        if known.life.is_none() {
+            known.life = Some((peer.id.incarnation(), peer.fingerprint));
+            known.seen_ended = theirs.ended;
+        }
+        if theirs.ended < known.seen_ended || (knows_me && theirs.seen_ended > known.ended) {
+            return self.refuse(link, Code::STALE_LINK);
+        }
+        if role == Role::Dialler && theirs.seen_ended != known.ended {
+            // This side ended a session after it had sent its HELLO.
+            return self.refuse(link, Code::STALE_LINK);
+        }
+        let is_up = known.session.as_ref().is_some_and(|session| session.up);
+        if theirs.ended > known.seen_ended || (is_up && !knows_me) {
+            known.seen_ended = theirs.ended;
+            self.end_session(&name, DownReason::EndedByPeer, false);
+        }
+        let next_session = SessionId(self.next());
+        let known = self.known(&name);
+        known.not_dialable = peer.flags.not_dialable;
+        let session = known.session.get_or_insert(Session { id: next_session, up: false }).id;
+        let greeting = known.greeting();
+        let state = State::Greeted { ended: known.ended, seen_ended: known.seen_ended, peer };
+        match known.links.iter_mut().find(|entry| entry.id == link) {
+            Some(entry) => entry.state = state,
+            None => known.links.push(Link { id: link, own: role == Role::Dialler, state }),
+        }
+        self.links.insert(link, name);
+        self.outputs.push_back(Output::Accept { link, session, greeting });
+    }
+
+    fn ready(&mut self, link: LinkId) {
+        let Some(name) = self.links.get(&link).cloned() else { return };
+        let own_is_greater = *self.id.name() > name;
+        let known = self.known(&name);
+        let (ended, seen_ended) = (known.ended, known.seen_ended);
+        let Some(entry) = known.links.iter_mut().find(|entry| entry.id == link) else { return };
+        let State::Greeted { ended: ended_then, seen_ended: seen_then, peer } = entry.state.clone() else { return };
+        let is_same_life = known.life == Some((peer.id.incarnation(), peer.fingerprint));
+        let is_current = is_same_life && (ended, seen_ended) == (ended_then, seen_then);
+        let Some(session) = known.session.as_mut().filter(|_| is_current) else {
+            // The session that this link was greeted for has ended since.
+            self.forget_link(&name, link);
+            self.outputs.push_back(Output::Close { link, code: Code::STALE_LINK });
+            return;
+        };
+        entry.state = State::Up;
+        let session_id = session.id;
+        let is_first = !std::mem::replace(&mut session.up, true);
+        known.wanted = false;
+        known.failures = 0;
+        known.dial_after = None;
+        // Of dials that crossed, both sides keep the one by the greater name; of two by one side, the later.
+        let best = known
+            .links
+            .iter()
+            .filter(|link| link.state == State::Up)
+            .max_by_key(|link| (link.own == own_is_greater, link.id))
+            .map(|link| link.id);
+        let losers: Vec<_> = known
+            .links
+            .iter_mut()
+            .filter(|link| link.state == State::Up && Some(link.id) != best)
+            .map(|link| {
+                link.state = State::Stopping;
+                link.id
+            })
+            .collect();
+        if is_first {
+            self.outputs.push_back(Output::SessionUp { session: session_id, peer });
+        }
+        if let Some(best) = best {
+            self.outputs.push_back(Output::Activate { session: session_id, link: best });
+        }
+        for link in losers {
+            self.outputs.push_back(Output::Stop { link, code: Code::DUPLICATE_LINK });
+        }
+    }
+
+    fn link_stopping(&mut self, link: LinkId) {
+        let Some(name) = self.links.get(&link).cloned() else { return };
+        let known = self.known(&name);
+        if let Some(entry) = known.links.iter_mut().find(|entry| entry.id == link && entry.state == State::Up) {
+            entry.state = State::Stopping;
+        }
+    }
+
+    fn link_closed(&mut self, link: LinkId, code: Option<Code>, now: Instant) {
+        let Some(name) = self.links.get(&link).cloned() else { return };
+        let Some(entry) = self.forget_link(&name, link) else { return };
+        let known = self.known(&name);
+        match entry.state {
+            State::Dialling | State::Greeted { .. } => {
+                if entry.own {
+                    self.dial_failed(&name, link, code, now);
+                } else if known.wanted {
+                    self.want(name.clone(), false, now);
+                }
+                let known = self.known(&name);
+                // A session that never came up is nobody's.
+                if known.links.is_empty() && known.session.as_ref().is_some_and(|session| !session.up) {
+                    known.session = None;
+                }
+            }
+            State::Up | State::Stopping => match code {
+                Some(code) if code.keeps_session() => {
+                    let is_unlinked = !known.links.iter().any(|link| link.state == State::Up);
+                    if let Some(session) = known.session.as_ref().filter(|_| is_unlinked) {
+                        let session = session.id;
+                        self.outputs.push_back(Output::SessionIdle { session, peer: name });
+                    }
+                }
+                code => self.end_session(&name, down_reason(code), true),
+            },
+        }
+    }
+
+    /// Begins the back-off. A dial that only came too late (the counts had moved) is repeated at once.
+    fn dial_failed(&mut self, name: &NodeName, link: LinkId, code: Option<Code>, now: Instant) {
+        let Limits { backoff_min, backoff_max, .. } = self.limits;
+        let jitter = 0.5 + self.rng.f64() / 2.0;
+        let known = self.known(name);
+        if code == Some(Code::STALE_LINK) && known.failures == 0 {
+            known.failures = 1;
+            if known.wanted {
+                self.want(name.clone(), true, now);
+            }
+            return;
+        }
+        known.failures = known.failures.saturating_add(1);
+        let factor = 1u32 << known.failures.saturating_sub(1).min(16);
+        known.dial_after = Some(now + backoff_min.saturating_mul(factor).min(backoff_max).mul_f64(jitter));
+        // The peer's own dial may be on its way; else who waited is told, and who comes next waits for the next dial.
+        if known.links.is_empty() {
+            known.wanted = false;
+            self.outputs.push_back(Output::GaveUp { link, peer: name.clone() });
+            // A session without a link, to a node that cannot be reached: what was sent last may be lost.
+            self.end_session(name, DownReason::Lost, true);
+        }
+    }
+
+    fn check_answered(&mut self, check: CheckId, alive: bool) {
+        let Some(name) = self.checks.remove(&check) else { return };
+        let known = self.known(&name);
+        let Some(check) = known.check.take() else { return };
+        let live = known.life.map(|(incarnation, _)| NodeId::new(name.clone(), incarnation));
+        let is_live = alive && known.session.is_some();
+        if !is_live {
+            self.end_session(&name, DownReason::Superseded, true);
+        }
+        for (link, role, peer) in check.newcomers {
+            if let Some(live) = live.clone().filter(|_| is_live) {
+                self.refuse(link, Code::NAME_CONFLICT);
+                self.outputs.push_back(Output::Conflict { live, refused: peer.id });
+            } else {
+                self.judge(link, role, peer);
+            }
+        }
+    }
+
+    fn disconnect(&mut self, peer: &NodeName) {
+        let Some(known) = self.peers.get_mut(peer) else { return };
+        known.wanted = false;
+        let mut is_linked = false;
+        for link in &mut known.links {
+            match link.state {
+                State::Up => {
+                    link.state = State::Stopping;
+                    is_linked = true;
+                    self.outputs.push_back(Output::Stop { link: link.id, code: Code::NORMAL });
+                }
+                State::Stopping => is_linked = true,
+                State::Dialling | State::Greeted { .. } => {
+                    self.outputs.push_back(Output::Close { link: link.id, code: Code::NORMAL });
+                }
+            }
+        }
+        if !is_linked {
+            self.end_session(peer, DownReason::Disconnected, true);
+        }
+    }
+
+    fn told_stale(&mut self, known: u64) {
+        if known < self.id.incarnation() || known >= INCARNATION_END - 1 {
+            return;
+        }
+        let names: Vec<_> = self.peers.keys().cloned().collect();
+        for name in names {
+            self.end_session(&name, DownReason::Renewed, true);
+        }
+        self.id = NodeId::new(self.id.name().clone(), known + 1);
+        self.outputs.push_back(Output::Renewed { id: self.id.clone() });
+    }
+
+    fn shutdown(&mut self) {
+        self.stopping = true;
+        for known in self.peers.values_mut() {
+            known.wanted = false;
+            for link in &mut known.links {
+                let id = link.id;
+                self.outputs.push_back(match link.state {
+                    State::Up | State::Stopping => Output::Stop { link: id, code: Code::SHUTDOWN },
+                    State::Dialling | State::Greeted { .. } => Output::Close { link: id, code: Code::SHUTDOWN },
+                });
+            }
+        }
+    }
+
+    /// Ends the session of a name, if it has one, and closes its links. `own` raises this side's count.
+    fn end_session(&mut self, name: &NodeName, reason: DownReason, own: bool) {
+        let Some(known) = self.peers.get_mut(name) else { return };
+        let Some(session) = known.session.take() else { return };
+        if !session.up {
+            // Nothing was sent in it: there is nothing to agree on. Its links will find their counts unchanged.
+            known.session = Some(session);
+            return;
+        }
+        if own {
+            known.ended += 1;
+            self.ended_max = self.ended_max.max(known.ended);
+        }
+        let serving: Vec<_> = known
+            .links
+            .extract_if(.., |link| matches!(link.state, State::Up | State::Stopping))
+            .map(|link| link.id)
+            .collect();
+        for link in serving {
+            self.links.remove(&link);
+            self.outputs.push_back(Output::Close { link, code: Code::STALE_LINK });
+        }
+        let life = known.life.map_or(0, |(incarnation, _)| incarnation);
+        let peer = NodeId::new(name.clone(), life);
+        self.outputs.push_back(Output::SessionEnded { session: session.id, peer, reason });
+    }
+
+    fn forget_link(&mut self, name: &NodeName, link: LinkId) -> Option<Link> {
+        self.links.remove(&link)?;
+        let known = self.peers.get_mut(name)?;
+        let at = known.links.iter().position(|entry| entry.id == link)?;
+        Some(known.links.remove(at))
+    }
+}
+
+impl Known {
+    fn greeting(&self) -> Greeting {
+        Greeting {
+            known_incarnation: self.life.map_or(0, |(incarnation, _)| incarnation),
+            ended: self.ended,
+            seen_ended: self.seen_ended,
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.session.is_none() && self.links.is_empty() && !self.wanted && self.check.is_none()
+    }
+}
+
+fn down_reason(code: Option<Code>) -> DownReason {
+    match code {
+        Some(Code::SHUTDOWN) => DownReason::Left,
+        Some(Code::NORMAL) => DownReason::Disconnected,
+        Some(Code::STALE_LINK) => DownReason::EndedByPeer,
+        Some(Code::LIMIT | Code::SLOW) => DownReason::Overloaded,
+        None | Some(Code::LOST) => DownReason::Lost,
+        Some(_) => DownReason::Protocol,
+    }
+}

@@ -1,0 +1,813 @@
+//! Frames: every byte that a link carries, except message bodies.
+//!
+//! A stream starts with its kind (one byte), then holds frames: a type (one byte), a length ([RFC 9000, section 16]
+//! varint), a body. A type with the bit [`SKIPPABLE`] may be skipped by a peer that does not know it; any other unknown
+//! type ends the session. The codec is written by hand, because what is read here comes from a peer that may be hostile:
+//! lengths are checked before anything is kept, and nothing is allocated by a number that arrived.
+//!
+//! [RFC 9000, section 16]: https://www.rfc-editor.org/rfc/rfc9000#section-16
+
+use std::str;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use crate::id::{NODE_NAME_MAX, NodeName};
+
+/// Set in the type of a frame, or in the kind of a stream, that a peer who does not know it skips.
+pub(crate) const SKIPPABLE: u8 = 0x40;
+
+/// The largest HELLO, in bytes.
+pub(crate) const HELLO_MAX: usize = 4096;
+
+/// The largest body of a control frame, in bytes.
+pub(crate) const CONTROL_MAX: usize = 64 * 1024;
+
+/// What the frame around a body may add to it, in bytes: an upper bound.
+pub(crate) const OVERHEAD_MAX: usize = 1024;
+
+/// The longest tag or method name, in bytes.
+pub(crate) const TAG_MAX: usize = 255;
+
+/// What a byte sequence from a peer may be guilty of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum WireError {
+    #[error("a frame ends before its content does")]
+    Short,
+    #[error("a frame goes on after its content")]
+    Trailing,
+    #[error("a frame of {0} bytes is longer than its kind allows")]
+    TooLong(u64),
+    #[error("a value is out of its range: {0}")]
+    Value(&'static str),
+    #[error("an unknown frame of type {0:#04x}")]
+    UnknownFrame(u8),
+}
+
+/// Application close codes, carried in QUIC's CONNECTION_CLOSE.
+///
+/// Some are sent in good order, after both sides agreed that all was read; the rest end the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Code(pub(crate) u32);
+
+impl Code {
+    /// The user asked for it.
+    pub(crate) const NORMAL: Self = Self(0x00);
+    pub(crate) const SHUTDOWN: Self = Self(0x01);
+    pub(crate) const IDLE: Self = Self(0x02);
+    pub(crate) const HELLO_TIMEOUT: Self = Self(0x10);
+    pub(crate) const BAD_PROOF: Self = Self(0x11);
+    pub(crate) const NAME_MISMATCH: Self = Self(0x12);
+    pub(crate) const NAME_CONFLICT: Self = Self(0x13);
+    pub(crate) const SELF: Self = Self(0x14);
+    pub(crate) const PROTOCOL: Self = Self(0x15);
+    pub(crate) const FRAME_TOO_LARGE: Self = Self(0x16);
+    pub(crate) const LIMIT: Self = Self(0x18);
+    pub(crate) const VERSION: Self = Self(0x19);
+    pub(crate) const MODE_MISMATCH: Self = Self(0x1a);
+    /// Two dials crossed; the other link serves the session.
+    pub(crate) const DUPLICATE_LINK: Self = Self(0x1b);
+    pub(crate) const SLOW: Self = Self(0x1c);
+    /// This side counts more ends of sessions than the HELLO knew of.
+    pub(crate) const STALE_LINK: Self = Self(0x1d);
+    /// The reason holds the incarnation that is known, as 8 bytes.
+    pub(crate) const STALE_INCARNATION: Self = Self(0x1e);
+    /// No sign of life.
+    pub(crate) const LOST: Self = Self(0x1f);
+
+    /// True for a close that both sides agreed on and after which the session goes on.
+    pub(crate) fn keeps_session(self) -> bool {
+        matches!(self, Self::IDLE | Self::DUPLICATE_LINK)
+    }
+}
+
+/// What a unidirectional stream carries, from its first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StreamKind {
+    /// Frames about the link and the session; the first stream of each side.
+    Control,
+    /// Schemas and messages below the size of a body with its own stream.
+    Lane,
+    /// Calls, answers, cancels.
+    Calls,
+    /// One message of its own.
+    Body,
+}
+
+impl StreamKind {
+    pub(crate) fn to_byte(self) -> u8 {
+        match self {
+            Self::Control => 1,
+            Self::Lane => 2,
+            Self::Calls => 3,
+            Self::Body => 4,
+        }
+    }
+
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Control, Self::Lane, Self::Calls, Self::Body].into_iter().find(|kind| kind.to_byte() == byte)
+    }
+}
+
+/// A W3C trace context: 16 bytes of trace id, 8 of parent id, the flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Trace(pub(crate) [u8; 25]);
+
+/// How the bytes of a body are to be read.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Schema {
+    pub(crate) tag: String,
+    pub(crate) version: u32,
+    /// The oldest version whose readers can read this body, when it only grew at its end.
+    pub(crate) readable_since: u32,
+    pub(crate) codec: u8,
+}
+
+impl Schema {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_text(out, &self.tag);
+        put_varint(out, self.version.into());
+        put_varint(out, self.readable_since.into());
+        out.push(self.codec);
+    }
+
+    fn decode(body: &mut Bytes) -> Result<Self, WireError> {
+        Ok(Self {
+            tag: take_text(body, TAG_MAX)?,
+            version: take_u32(body)?,
+            readable_since: take_u32(body)?,
+            codec: take_u8(body)?,
+        })
+    }
+}
+
+/// Frames of the control stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Control {
+    /// The dialler has accepted the responder's HELLO.
+    Ready,
+    /// The credit of a mailbox: all bytes that may ever be sent to it in this session.
+    Grant {
+        mailbox: u64,
+        limit: u64,
+    },
+    /// A sender needs credit up to this limit; `first` says that the lane has the first credit. Of the requests of a
+    /// lane the one with the highest `seq` stands.
+    Need {
+        mailbox: u64,
+        seq: u64,
+        limit: u64,
+        first: bool,
+    },
+    /// A sender that was granted up to `from` will not send beyond this limit.
+    Return {
+        mailbox: u64,
+        seq: u64,
+        from: u64,
+        limit: u64,
+    },
+    /// The mailbox does not exist (any more).
+    Closed {
+        mailbox: u64,
+    },
+    Ping {
+        seq: u64,
+    },
+    Pong {
+        seq: u64,
+    },
+    /// The sender has finished its streams on this link; it opened that many, this one not counted.
+    Stop {
+        code: Code,
+        streams: u64,
+    },
+    /// The sender has read every stream that the other's STOP counted.
+    Stopped,
+}
+
+const READY: u8 = 0x02;
+const GRANT: u8 = 0x03;
+const NEED: u8 = 0x04;
+const CLOSED: u8 = 0x05;
+const PING: u8 = 0x06;
+const PONG: u8 = 0x07;
+const STOP: u8 = 0x08;
+const STOPPED: u8 = 0x09;
+const RETURN: u8 = 0x0a;
+
+impl Control {
+    pub(crate) fn encode(self, out: &mut Vec<u8>) {
+        let (kind, fields): (u8, &[u64]) = match &self {
+            Self::Ready => (READY, &[]),
+            Self::Grant { mailbox, limit } => (GRANT, &[*mailbox, *limit]),
+            Self::Need { mailbox, seq, limit, first } => (NEED, &[*mailbox, *seq, *limit, u64::from(*first)]),
+            Self::Return { mailbox, seq, from, limit } => (RETURN, &[*mailbox, *seq, *from, *limit]),
+            Self::Closed { mailbox } => (CLOSED, &[*mailbox]),
+            Self::Ping { seq } => (PING, &[*seq]),
+            Self::Pong { seq } => (PONG, &[*seq]),
+            Self::Stop { code, streams } => (STOP, &[code.0.into(), *streams]),
+            Self::Stopped => (STOPPED, &[]),
+        };
+        put_frame(out, kind, fields.iter().map(|v| varint_len(*v)).sum(), |out| {
+            for field in fields {
+                put_varint(out, *field);
+            }
+        });
+    }
+
+    /// Reads a frame; `None` for one that may be skipped.
+    pub(crate) fn decode(frame: Frame) -> Result<Option<Self>, WireError> {
+        let mut body = frame.body;
+        let read = match frame.kind {
+            READY => Self::Ready,
+            GRANT => Self::Grant { mailbox: take_varint(&mut body)?, limit: take_varint(&mut body)? },
+            RETURN => Self::Return {
+                mailbox: take_varint(&mut body)?,
+                seq: take_varint(&mut body)?,
+                from: take_varint(&mut body)?,
+                limit: take_varint(&mut body)?,
+            },
+            NEED => Self::Need {
+                mailbox: take_varint(&mut body)?,
+                seq: take_varint(&mut body)?,
+                limit: take_varint(&mut body)?,
+                first: match take_varint(&mut body)? {
+                    0 => false,
+                    1 => true,
+                    _ => return Err(WireError::Value("first credit flag")),
+                },
+            },
+            CLOSED => Self::Closed { mailbox: take_varint(&mut body)? },
+            PING => Self::Ping { seq: take_varint(&mut body)? },
+            PONG => Self::Pong { seq: take_varint(&mut body)? },
+            STOP => Self::Stop { code: Code(take_u32(&mut body)?), streams: take_varint(&mut body)? },
+            STOPPED => Self::Stopped,
+            kind => return skip(kind),
+        };
+        finished(&body)?;
+        Ok(Some(read))
+    }
+}
+
+/// Frames of lanes, and the one frame of a body's own stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LaneFrame {
+    /// What the number means in this session; sent on each stream before it is used there.
+    Schema {
+        id: u64,
+        schema: Schema,
+    },
+    Message(MessageFrame),
+}
+
+/// One message on its way to a mailbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MessageFrame {
+    pub(crate) mailbox: u64,
+    /// Counted from 0 in each (session, mailbox).
+    pub(crate) number: u64,
+    pub(crate) schema: u64,
+    pub(crate) trace: Option<Trace>,
+    pub(crate) body: Bytes,
+}
+
+const SCHEMA: u8 = 0x10;
+const MESSAGE: u8 = 0x11;
+const TRACED_MESSAGE: u8 = 0x12;
+
+pub(crate) fn put_schema(out: &mut Vec<u8>, id: u64, schema: &Schema) {
+    let mut body = Vec::new();
+    put_varint(&mut body, id);
+    schema.encode(&mut body);
+    put_frame(out, SCHEMA, body.len(), |out| out.extend_from_slice(&body));
+}
+
+pub(crate) fn put_message(out: &mut Vec<u8>, message: &MessageFrame) {
+    put_message_head(out, message);
+    out.extend_from_slice(&message.body);
+}
+
+/// Writes all of a message but its body, which is to follow.
+pub(crate) fn put_message_head(out: &mut Vec<u8>, message: &MessageFrame) {
+    let MessageFrame { mailbox, number, schema, trace, body } = message;
+    let head = varint_len(*mailbox) + varint_len(*number) + varint_len(*schema);
+    let kind = if trace.is_some() { TRACED_MESSAGE } else { MESSAGE };
+    let len = head + trace.map_or(0, |trace| trace.0.len()) + body.len();
+    out.push(kind);
+    put_varint(out, len as u64);
+    put_varint(out, *mailbox);
+    put_varint(out, *number);
+    put_varint(out, *schema);
+    if let Some(trace) = trace {
+        out.extend_from_slice(&trace.0);
+    }
+}
+
+impl LaneFrame {
+    pub(crate) fn decode(frame: Frame) -> Result<Option<Self>, WireError> {
+        let mut body = frame.body;
+        match frame.kind {
+            SCHEMA => {
+                let (id, schema) = (take_varint(&mut body)?, Schema::decode(&mut body)?);
+                finished(&body)?;
+                Ok(Some(Self::Schema { id, schema }))
+            }
+            MESSAGE | TRACED_MESSAGE => Ok(Some(Self::Message(MessageFrame {
+                mailbox: take_varint(&mut body)?,
+                number: take_varint(&mut body)?,
+                schema: take_varint(&mut body)?,
+                trace: if frame.kind == TRACED_MESSAGE { Some(Trace(take_array(&mut body)?)) } else { None },
+                body,
+            }))),
+            kind => skip(kind),
+        }
+    }
+}
+
+/// Frames of call streams.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum CallFrame {
+    Call {
+        id: u64,
+        timeout_ms: u64,
+        method: String,
+        trace: Option<Trace>,
+        schema: Schema,
+        body: Bytes,
+    },
+    /// The body is the answer, and stands only with [`Status::Answered`].
+    Answer {
+        id: u64,
+        status: Status,
+        schema: Option<Schema>,
+        body: Bytes,
+    },
+    /// Nobody waits for the answer any more.
+    Cancel {
+        id: u64,
+    },
+}
+
+/// How a call ended at the callee.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Status {
+    Answered,
+    NoSuchMethod,
+    /// The request's type or version is not what the method reads.
+    Mismatch,
+    /// The request's body cannot be decoded.
+    Undecodable,
+    Panicked,
+    Cancelled,
+    ShuttingDown,
+    Overloaded,
+    /// The deadline passed at the callee.
+    Expired,
+    /// The answer is larger than the caller's or the callee's limit.
+    AnswerTooLarge,
+}
+
+const STATUSES: [Status; 10] = [
+    Status::Answered,
+    Status::NoSuchMethod,
+    Status::Mismatch,
+    Status::Undecodable,
+    Status::Panicked,
+    Status::Cancelled,
+    Status::ShuttingDown,
+    Status::Overloaded,
+    Status::Expired,
+    Status::AnswerTooLarge,
+];
+
+const CALL: u8 = 0x20;
+const ANSWER: u8 = 0x21;
+const CANCEL: u8 = 0x22;
+
+impl CallFrame {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        let mut head = Vec::with_capacity(64);
+        let (kind, body): (u8, &[u8]) = match self {
+            Self::Call { id, timeout_ms, method, trace, schema, body } => {
+                put_varint(&mut head, *id);
+                put_varint(&mut head, *timeout_ms);
+                put_text(&mut head, method);
+                head.push(trace.is_some().into());
+                head.extend(trace.iter().flat_map(|trace| trace.0));
+                schema.encode(&mut head);
+                (CALL, body)
+            }
+            Self::Answer { id, status, schema, body } => {
+                put_varint(&mut head, *id);
+                let byte = STATUSES.iter().position(|s| s == status).expect("every status is listed");
+                head.push(byte as u8);
+                if let Some(schema) = schema {
+                    schema.encode(&mut head);
+                }
+                (ANSWER, body)
+            }
+            Self::Cancel { id } => {
+                put_varint(&mut head, *id);
+                (CANCEL, &[])
+            }
+        };
+        put_frame(out, kind, head.len() + body.len(), |out| {
+            out.extend_from_slice(&head);
+            out.extend_from_slice(body);
+        });
+    }
+
+    pub(crate) fn decode(frame: Frame) -> Result<Option<Self>, WireError> {
+        let mut body = frame.body;
+        match frame.kind {
+            CALL => {
+                let id = take_varint(&mut body)?;
+                let timeout_ms = take_varint(&mut body)?;
+                let method = take_text(&mut body, TAG_MAX)?;
+                let trace = match take_u8(&mut body)? {
+                    0 => None,
+                    1 => Some(Trace(take_array(&mut body)?)),
+                    _ => return Err(WireError::Value("trace flag")),
+                };
+                let schema = Schema::decode(&mut body)?;
+                Ok(Some(Self::Call { id, timeout_ms, method, trace, schema, body }))
+            }
+            ANSWER => {
+                let id = take_varint(&mut body)?;
+                let status = usize::from(take_u8(&mut body)?);
+                let status = *STATUSES.get(status).ok_or(WireError::Value("status"))?;
+                if status == Status::Answered {
+                    let schema = Schema::decode(&mut body)?;
+                    return Ok(Some(Self::Answer { id, status, schema: Some(schema), body }));
+                }
+                finished(&body)?;
+                Ok(Some(Self::Answer { id, status, schema: None, body }))
+            }
+            CANCEL => {
+                let id = take_varint(&mut body)?;
+                finished(&body)?;
+                Ok(Some(Self::Cancel { id }))
+            }
+            kind => skip(kind),
+        }
+    }
+}
+
+/// The type of the only frame on the greeting stream.
+pub(crate) const HELLO: u8 = 0x01;
+
+const HELLO_MAGIC: &[u8; 4] = b"DSTB";
+
+/// The minor version of this wire format. A peer with a greater one speaks this one too.
+pub(crate) const MINOR: u16 = 0;
+
+/// How a node proves that it belongs to the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Cookie,
+    Pki,
+    Both,
+}
+
+/// The one frame that each side sends before anything else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Hello {
+    pub(crate) minor: u16,
+    /// 1 for the dialler, 2 for the responder.
+    pub(crate) role: u8,
+    pub(crate) incarnation: u64,
+    pub(crate) capabilities: u64,
+    /// The largest body that the sender takes, in bytes.
+    pub(crate) message_max: u32,
+    pub(crate) codecs: Vec<u8>,
+    pub(crate) cluster: String,
+    pub(crate) name: NodeName,
+    /// Where the sender can be dialled, beside its name; at most four.
+    pub(crate) addresses: Vec<std::net::SocketAddr>,
+    pub(crate) flags: NodeFlags,
+    /// The receiver's incarnation that the two counters are about; 0 when the sender knows none.
+    pub(crate) known_incarnation: u64,
+    /// How many sessions with the receiver the sender has ended by itself.
+    pub(crate) ended: u64,
+    /// The receiver's own count, as the sender last saw it.
+    pub(crate) seen_ended: u64,
+    /// Credit that each of the first `first_lanes` mailboxes has without asking, in bytes.
+    pub(crate) first_credit: u32,
+    pub(crate) first_lanes: u32,
+    pub(crate) mode: Mode,
+    pub(crate) proof: [u8; 32],
+}
+
+/// What kind of member a node is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct NodeFlags {
+    /// Nobody can dial the node: its links are kept.
+    pub(crate) not_dialable: bool,
+    /// The node never decides for others.
+    pub(crate) client: bool,
+}
+
+const ADDRESSES_MAX: usize = 4;
+const CODECS_MAX: usize = 16;
+
+impl Hello {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        let mut body = Vec::with_capacity(256);
+        body.extend_from_slice(HELLO_MAGIC);
+        body.extend_from_slice(&self.minor.to_be_bytes());
+        body.push(self.role);
+        body.extend_from_slice(&self.incarnation.to_be_bytes());
+        body.extend_from_slice(&self.capabilities.to_be_bytes());
+        body.extend_from_slice(&self.message_max.to_be_bytes());
+        put_list(&mut body, &self.codecs, CODECS_MAX, |out, codec| out.push(*codec));
+        put_text(&mut body, &self.cluster);
+        put_text(&mut body, self.name.as_str());
+        put_list(&mut body, &self.addresses, ADDRESSES_MAX, put_address);
+        body.push(u8::from(self.flags.not_dialable) | u8::from(self.flags.client) << 1);
+        for value in [self.known_incarnation, self.ended, self.seen_ended] {
+            body.extend_from_slice(&value.to_be_bytes());
+        }
+        body.extend_from_slice(&self.first_credit.to_be_bytes());
+        body.extend_from_slice(&self.first_lanes.to_be_bytes());
+        body.push(match self.mode {
+            Mode::Cookie => 1,
+            Mode::Pki => 2,
+            Mode::Both => 3,
+        });
+        body.extend_from_slice(&self.proof);
+        put_frame(out, HELLO, body.len(), |out| out.extend_from_slice(&body));
+    }
+
+    /// Reads a HELLO. What a later minor version puts behind the fields known here is ignored.
+    pub(crate) fn decode(frame: Frame) -> Result<Self, WireError> {
+        if frame.kind != HELLO {
+            return Err(WireError::UnknownFrame(frame.kind));
+        }
+        let mut body = frame.body;
+        if &take_array::<4>(&mut body)? != HELLO_MAGIC {
+            return Err(WireError::Value("magic"));
+        }
+        let minor = u16::from_be_bytes(take_array(&mut body)?);
+        let role = take_u8(&mut body)?;
+        let incarnation = take_be64(&mut body)?;
+        let capabilities = take_be64(&mut body)?;
+        let message_max = take_be32(&mut body)?;
+        let codecs = take_list(&mut body, CODECS_MAX, take_u8)?;
+        let cluster = take_text(&mut body, crate::id::CLUSTER_NAME_MAX)?;
+        let name = take_text(&mut body, NODE_NAME_MAX)?;
+        let parsed = NodeName::parse(&name).map_err(|_| WireError::Value("node name"))?;
+        if parsed.as_str() != name {
+            // Proofs and certificates are over the text: only one spelling of a name may exist.
+            return Err(WireError::Value("node name"));
+        }
+        let addresses = take_list(&mut body, ADDRESSES_MAX, take_address)?;
+        let flags = take_u8(&mut body)?;
+        let hello = Self {
+            minor,
+            role,
+            incarnation,
+            capabilities,
+            message_max,
+            codecs,
+            cluster,
+            name: parsed,
+            addresses,
+            flags: NodeFlags { not_dialable: flags & 1 != 0, client: flags & 2 != 0 },
+            known_incarnation: take_be64(&mut body)?,
+            ended: take_be64(&mut body)?,
+            seen_ended: take_be64(&mut body)?,
+            first_credit: take_be32(&mut body)?,
+            first_lanes: take_be32(&mut body)?,
+            mode: match take_u8(&mut body)? {
+                1 => Mode::Cookie,
+                2 => Mode::Pki,
+                3 => Mode::Both,
+                _ => return Err(WireError::Value("mode")),
+            },
+            proof: take_array(&mut body)?,
+        };
+        if minor == MINOR {
+            finished(&body)?;
+        }
+        Ok(hello)
+    }
+}
+
+/// One frame, split off but not yet read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Frame {
+    pub(crate) kind: u8,
+    pub(crate) body: Bytes,
+}
+
+/// Splits what a stream delivers into frames, however it was cut.
+///
+/// It keeps at most one begun frame, and of that only what arrived.
+#[derive(Debug)]
+pub(crate) struct Splitter {
+    /// A frame that began in an earlier chunk.
+    begun: BytesMut,
+    chunk: Bytes,
+    max: usize,
+}
+
+impl Splitter {
+    /// A splitter that refuses bodies of more than `max` bytes.
+    pub(crate) fn new(max: usize) -> Self {
+        Self { begun: BytesMut::new(), chunk: Bytes::new(), max }
+    }
+
+    /// Adds what arrived. Take all frames out before the next chunk.
+    pub(crate) fn push(&mut self, chunk: Bytes) {
+        debug_assert!(self.chunk.is_empty(), "all frames are taken before the next chunk");
+        self.chunk = chunk;
+    }
+
+    /// True when a frame has begun and is not complete.
+    pub(crate) fn is_begun(&self) -> bool {
+        !self.begun.is_empty()
+    }
+
+    /// How many bytes complete the frame that has begun, as far as is known.
+    pub(crate) fn missing(&self) -> usize {
+        match self.head(&self.begun) {
+            Ok(Some((_, head, len))) => (head + len).saturating_sub(self.begun.len()),
+            _ => 1,
+        }
+    }
+
+    /// Returns the next whole frame, or `None` until more arrives.
+    pub(crate) fn next_frame(&mut self) -> Result<Option<Frame>, WireError> {
+        if self.begun.is_empty() {
+            let Some((kind, head, len)) = self.head(&self.chunk)? else {
+                self.begun.extend_from_slice(&self.chunk);
+                self.chunk.clear();
+                return Ok(None);
+            };
+            if self.chunk.len() < head + len {
+                self.begun.extend_from_slice(&self.chunk);
+                self.chunk.clear();
+                return Ok(None);
+            }
+            self.chunk.advance(head);
+            return Ok(Some(Frame { kind, body: self.chunk.split_to(len) }));
+        }
+        loop {
+            let missing = match self.head(&self.begun)? {
+                None => 1,
+                Some((kind, head, len)) if self.begun.len() == head + len => {
+                    let mut whole = std::mem::take(&mut self.begun).freeze();
+                    whole.advance(head);
+                    return Ok(Some(Frame { kind, body: whole }));
+                }
+                Some((_, head, len)) => head + len - self.begun.len(),
+            };
+            if self.chunk.is_empty() {
+                return Ok(None);
+            }
+            let part = self.chunk.split_to(missing.min(self.chunk.len()));
+            self.begun.extend_from_slice(&part);
+        }
+    }
+
+    /// Reads type and length, once both are there: (type, bytes of the head, bytes of the body).
+    fn head(&self, bytes: &[u8]) -> Result<Option<(u8, usize, usize)>, WireError> {
+        let [kind, rest @ ..] = bytes else { return Ok(None) };
+        let Some((len, used)) = peek_varint(rest) else { return Ok(None) };
+        if len > self.max as u64 {
+            return Err(WireError::TooLong(len));
+        }
+        Ok(Some((*kind, 1 + used, len as usize)))
+    }
+}
+
+fn skip<T>(kind: u8) -> Result<Option<T>, WireError> {
+    if kind & SKIPPABLE != 0 { Ok(None) } else { Err(WireError::UnknownFrame(kind)) }
+}
+
+fn finished(body: &Bytes) -> Result<(), WireError> {
+    if body.is_empty() { Ok(()) } else { Err(WireError::Trailing) }
+}
+
+fn put_frame(out: &mut Vec<u8>, kind: u8, len: usize, body: impl FnOnce(&mut Vec<u8>)) {
+    out.push(kind);
+    put_varint(out, len as u64);
+    let start = out.len();
+    body(out);
+    debug_assert_eq!(out.len() - start, len);
+}
+
+/// Numbers from 2^62 on do not fit a varint; no counter of this crate can reach them.
+const VARINT_MAX: u64 = (1 << 62) - 1;
+
+fn varint_len(value: u64) -> usize {
+    match value {
+        0..=0x3f => 1,
+        0x40..=0x3fff => 2,
+        0x4000..=0x3fff_ffff => 4,
+        _ => 8,
+    }
+}
+
+pub(crate) fn put_varint(out: &mut Vec<u8>, value: u64) {
+    assert!(value <= VARINT_MAX, "counters stay below 2^62");
+    match varint_len(value) {
+        1 => out.push(value as u8),
+        2 => out.extend_from_slice(&(value as u16 | 0x4000).to_be_bytes()),
+        4 => out.extend_from_slice(&(value as u32 | 0x8000_0000).to_be_bytes()),
+        _ => out.extend_from_slice(&(value | 0xc000_0000_0000_0000).to_be_bytes()),
+    }
+}
+
+fn peek_varint(bytes: &[u8]) -> Option<(u64, usize)> {
+    let first = *bytes.first()?;
+    let len = 1 << (first >> 6);
+    let rest = bytes.get(1..len)?;
+    let value = rest.iter().fold(u64::from(first & 0x3f), |value, byte| value << 8 | u64::from(*byte));
+    Some((value, len))
+}
+
+fn take_varint(body: &mut Bytes) -> Result<u64, WireError> {
+    let (value, len) = peek_varint(body).ok_or(WireError::Short)?;
+    body.advance(len);
+    Ok(value)
+}
+
+fn take_u32(body: &mut Bytes) -> Result<u32, WireError> {
+    take_varint(body)?.try_into().map_err(|_| WireError::Value("a 32-bit number"))
+}
+
+fn take_u8(body: &mut Bytes) -> Result<u8, WireError> {
+    body.try_get_u8().map_err(|_| WireError::Short)
+}
+
+fn take_be32(body: &mut Bytes) -> Result<u32, WireError> {
+    body.try_get_u32().map_err(|_| WireError::Short)
+}
+
+fn take_be64(body: &mut Bytes) -> Result<u64, WireError> {
+    body.try_get_u64().map_err(|_| WireError::Short)
+}
+
+fn take_array<const N: usize>(body: &mut Bytes) -> Result<[u8; N], WireError> {
+    let mut array = [0; N];
+    body.try_copy_to_slice(&mut array).map_err(|_| WireError::Short)?;
+    Ok(array)
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    put_varint(out, text.len() as u64);
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn take_text(body: &mut Bytes, max: usize) -> Result<String, WireError> {
+    let len = take_varint(body)?;
+    if len > max as u64 {
+        return Err(WireError::TooLong(len));
+    }
+    if body.len() < len as usize {
+        return Err(WireError::Short);
+    }
+    let bytes = body.split_to(len as usize);
+    str::from_utf8(&bytes).map(str::to_owned).map_err(|_| WireError::Value("UTF-8"))
+}
+
+fn put_list<T>(out: &mut Vec<u8>, list: &[T], max: usize, put: impl Fn(&mut Vec<u8>, &T)) {
+    let len = list.len().min(max);
+    out.push(len as u8);
+    list[..len].iter().for_each(|item| put(out, item));
+}
+
+fn take_list<T>(
+    body: &mut Bytes,
+    max: usize,
+    take: impl Fn(&mut Bytes) -> Result<T, WireError>,
+) -> Result<Vec<T>, WireError> {
+    let len = usize::from(take_u8(body)?);
+    if len > max {
+        return Err(WireError::TooLong(len as u64));
+    }
+    (0..len).map(|_| take(body)).collect()
+}
+
+fn put_address(out: &mut Vec<u8>, address: &std::net::SocketAddr) {
+    match address.ip() {
+        std::net::IpAddr::V4(ip) => {
+            out.push(4);
+            out.extend_from_slice(&ip.octets());
+        }
+        std::net::IpAddr::V6(ip) => {
+            out.push(6);
+            out.extend_from_slice(&ip.octets());
+        }
+    }
+    out.extend_from_slice(&address.port().to_be_bytes());
+}
+
+fn take_address(body: &mut Bytes) -> Result<std::net::SocketAddr, WireError> {
+    let ip: std::net::IpAddr = match take_u8(body)? {
+        4 => take_array::<4>(body)?.into(),
+        6 => take_array::<16>(body)?.into(),
+        _ => return Err(WireError::Value("address family")),
+    };
+    Ok((ip, u16::from_be_bytes(take_array(body)?)).into())
+}
