@@ -1,0 +1,687 @@
+//! One link at work for a session: its clock, its writers, its readers.
+//!
+//! ```text
+//!  Session ──take──▶ writers: control · lanes · calls · bodies ──▶ streams      one task each, started when first needed
+//!  Session ◀─receive── readers: one per stream of the peer ◀───── streams      they never wait for a mailbox
+//!  clock: signs of life, the idle close, the agreed stop (proto::link)
+//! ```
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::session::{Answer, OwnStream, Session, Take, wire_code};
+use super::{Command, Shared, lock};
+use crate::proto::link::{Clockwork, Output, Times};
+use crate::proto::links::LinkId;
+use crate::transport::Link;
+use crate::transport::link::{Receiver, Sender, StreamError};
+use crate::wire::{
+    CONTROL_MAX, CallFrame, Code, Control, LaneFrame, OVERHEAD_MAX, SKIPPABLE, Splitter, Status, StreamKind,
+    put_message_head, put_schema,
+};
+
+/// Pings of users are told from the clock's own by their numbers.
+const USER_PINGS: u64 = 1 << 40;
+
+/// How often the clock looks for signs of life while something is outstanding.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A frame that has begun must bring so many bytes per `frame_timeout`.
+const PROGRESS: usize = 16 * 1024;
+
+pub(crate) const CONTROL_PRIORITY: i32 = 2;
+const CALL_PRIORITY: i32 = 1;
+
+/// What a greeting hands over: the streams that are open already.
+#[derive(Debug)]
+pub(crate) struct Greeted {
+    pub(crate) link: Link,
+    pub(crate) control: Sender,
+    /// The peer's control stream, when READY came on it, and what followed READY.
+    pub(crate) peer_control: Option<(Receiver, Splitter)>,
+}
+
+/// One link at work for one session.
+pub(crate) struct Carrier {
+    pub(crate) id: LinkId,
+    pub(crate) link: Link,
+    session: Arc<Session>,
+    shared: Weak<Shared>,
+    clock: Mutex<Clockwork>,
+    clock_changed: Notify,
+    /// Control frames of this link alone.
+    control: Mutex<Vec<u8>>,
+    control_ready: Notify,
+    /// One per channel: lanes, call streams, writers of bodies.
+    channels: Vec<Notify>,
+    /// Which channels have been signalled once, so that their writers are to run.
+    started: AtomicU64,
+    start: Notify,
+    next_body: AtomicUsize,
+    bodies: std::ops::Range<usize>,
+    finishing: Mutex<Finishing>,
+    pings: Mutex<Pings>,
+    closed_with: Mutex<Option<Code>>,
+}
+
+#[derive(Debug, Default)]
+struct Finishing {
+    /// The stop has begun: no writer starts any more.
+    begun: bool,
+    /// The channels that ever had a writer, and how many of these run.
+    writers: u64,
+    running: usize,
+    /// Streams that this side opened, the control stream not counted.
+    opened: u64,
+}
+
+#[derive(Debug, Default)]
+struct Pings {
+    next: u64,
+    waiting: HashMap<u64, oneshot::Sender<()>>,
+}
+
+impl std::fmt::Debug for Carrier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Carrier").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+impl Carrier {
+    /// Puts a link to work. It reports its end to the node task.
+    pub(crate) fn start(
+        id: LinkId,
+        greeted: Greeted,
+        session: &Arc<Session>,
+        shared: &Arc<Shared>,
+        is_kept: bool,
+        tasks: &mut JoinSet<()>,
+    ) -> Arc<Self> {
+        let config = &shared.config;
+        let times = Times {
+            ask_every: config.sign_of_life_every,
+            lost_after: config.link_lost_after,
+            idle_after: (!is_kept).then_some(config.idle_close),
+        };
+        let writers = config.lanes + config.call_streams;
+        let channels = writers + config.bulk_streams;
+        let carrier = Arc::new(Self {
+            id,
+            link: greeted.link.clone(),
+            session: session.clone(),
+            shared: Arc::downgrade(shared),
+            clock: Mutex::new(Clockwork::new(times, now())),
+            clock_changed: Notify::new(),
+            control: Mutex::default(),
+            control_ready: Notify::new(),
+            channels: (0..channels).map(|_| Notify::new()).collect(),
+            started: AtomicU64::new(0),
+            start: Notify::new(),
+            next_body: AtomicUsize::new(0),
+            bodies: writers..channels,
+            finishing: Mutex::default(),
+            pings: Mutex::default(),
+            closed_with: Mutex::default(),
+        });
+        let task = run(carrier.clone(), greeted);
+        let span = tracing::debug_span!("link", peer = %session.peer, link = id.0);
+        tasks.spawn(tracing::Instrument::instrument(task, span));
+        carrier
+    }
+
+    /// Closes the link at once.
+    pub(crate) fn close(&self, code: Code) {
+        // The first reason stands, as it does for QUIC.
+        lock(&self.closed_with).get_or_insert(code);
+        self.link.close(code, b"");
+    }
+
+    /// Why this side closed the link, if it did.
+    pub(crate) fn closed_with(&self) -> Option<Code> {
+        *lock(&self.closed_with)
+    }
+
+    /// A channel has something to write.
+    pub(crate) fn signal(&self, channel: usize) {
+        let bit = 1u64 << channel;
+        if self.started.load(Ordering::Relaxed) & bit == 0 && self.started.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+            self.start.notify_one();
+        }
+        self.channels[channel].notify_one();
+    }
+
+    /// A body waits for a stream of its own.
+    pub(crate) fn signal_body(&self) {
+        let turn = self.next_body.fetch_add(1, Ordering::Relaxed);
+        self.signal(self.bodies.start + turn % self.bodies.len());
+    }
+
+    pub(crate) fn signal_control(&self) {
+        self.control_ready.notify_one();
+    }
+
+    /// Every writer is to look again, because the link may no longer be the one to write on.
+    pub(crate) fn signal_all(&self) {
+        self.channels.iter().for_each(Notify::notify_one);
+        self.control_ready.notify_one();
+    }
+
+    pub(crate) fn calls_open(&self, calls: usize) {
+        lock(&self.clock).calls_open(calls, now());
+        self.clock_changed.notify_one();
+    }
+
+    /// Begins the agreed stop.
+    pub(crate) fn stop(&self, code: Code) {
+        let output = lock(&self.clock).begin_stop(code, now());
+        self.apply(output);
+    }
+
+    /// Sends a ping. The receiver resolves when it is answered.
+    pub(crate) fn ping(&self) -> oneshot::Receiver<()> {
+        let (done, answered) = oneshot::channel();
+        let mut pings = lock(&self.pings);
+        pings.next += 1;
+        let seq = USER_PINGS + pings.next;
+        pings.waiting.retain(|_, waiting| !waiting.is_closed());
+        pings.waiting.insert(seq, done);
+        drop(pings);
+        self.push_control(Control::Ping { seq });
+        answered
+    }
+
+    fn push_control(&self, frame: Control) {
+        frame.encode(&mut lock(&self.control));
+        self.control_ready.notify_one();
+    }
+
+    /// Does what the clock wants done.
+    fn apply(&self, outputs: impl IntoIterator<Item = Output>) {
+        for output in outputs {
+            match output {
+                Output::SendPing { seq } => self.push_control(Control::Ping { seq }),
+                Output::FinishStreams => {
+                    let code = lock(&self.clock).stop_code();
+                    self.command(Command::LinkStopping { link: self.id });
+                    self.session.detach(self.id, code);
+                    let idle = {
+                        let mut finishing = lock(&self.finishing);
+                        finishing.begun = true;
+                        (finishing.running == 0).then_some(finishing.opened)
+                    };
+                    self.signal_all();
+                    self.start.notify_one();
+                    if let Some(opened) = idle {
+                        self.finished(opened);
+                    }
+                }
+                Output::SendStop { code, streams } => self.push_control(Control::Stop { code, streams }),
+                Output::SendStopped => self.push_control(Control::Stopped),
+                Output::Close(code) => self.close(code),
+            }
+        }
+        self.clock_changed.notify_one();
+    }
+
+    fn finished(&self, opened: u64) {
+        let outputs = lock(&self.clock).streams_finished(opened);
+        self.apply(outputs);
+    }
+
+    fn command(&self, command: Command) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.command(command);
+        }
+    }
+}
+
+/// Runs a link until it ends, then reports.
+async fn run(carrier: Arc<Carrier>, greeted: Greeted) {
+    let Greeted { link, control, peer_control } = greeted;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(write_control(carrier.clone(), control));
+    tasks.spawn(drain_datagrams(link.clone()));
+    tasks.spawn(accept_streams(carrier.clone(), peer_control));
+    let end = {
+        let closed = link.closed();
+        tokio::pin!(closed);
+        let mut signs = link.signs_of_life();
+        loop {
+            let next_look = {
+                let clock = lock(&carrier.clock);
+                let look = clock.is_waiting().then(|| now() + LOOK_EVERY);
+                clock.poll_timeout().into_iter().chain(look).min()
+            };
+            // No branch waits for the network: each does its move and returns here.
+            tokio::select! {
+                end = &mut closed => break end,
+                () = carrier.clock_changed.notified() => {}
+                () = carrier.start.notified() => start_writers(&carrier, &mut tasks),
+                () = sleep_until(next_look) => {
+                    let heard = link.signs_of_life();
+                    let outputs = {
+                        let mut clock = lock(&carrier.clock);
+                        if std::mem::replace(&mut signs, heard) != heard {
+                            clock.heard(now());
+                        }
+                        clock.handle_timeout(now())
+                    };
+                    carrier.apply(outputs);
+                }
+            }
+        }
+    };
+    // What the peer had sent before it closed in good order has been read: it said STOPPED only after that.
+    tasks.shutdown().await;
+    carrier.command(Command::LinkEnded { link: carrier.id, end });
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Datagrams carry membership, which is not served here: they are drained, so that they cannot pile up.
+async fn drain_datagrams(link: Link) {
+    while link.read_datagram().await.is_ok() {}
+}
+
+fn start_writers(carrier: &Arc<Carrier>, tasks: &mut JoinSet<()>) {
+    let wanted = carrier.started.load(Ordering::Relaxed);
+    let Some(lanes) = carrier.shared.upgrade().map(|shared| shared.config.lanes) else { return };
+    let mut finishing = lock(&carrier.finishing);
+    if finishing.begun {
+        return;
+    }
+    let new = wanted & !finishing.writers;
+    finishing.writers = wanted;
+    for channel in (0..carrier.channels.len()).filter(|channel| new & 1 << channel != 0) {
+        finishing.running += 1;
+        let carrier = carrier.clone();
+        tasks.spawn(async move {
+            let result = if carrier.bodies.contains(&channel) {
+                write_bodies(&carrier, channel).await
+            } else {
+                let kind = if channel < lanes { StreamKind::Lane } else { StreamKind::Calls };
+                write_channel(&carrier, channel, kind).await
+            };
+            writer_ended(&carrier, result);
+        });
+    }
+}
+
+fn writer_ended(carrier: &Carrier, result: Result<(), StreamError>) {
+    if result.is_err() {
+        // A stream that the peer gave up would leave a gap in what it was promised.
+        carrier.close(Code::PROTOCOL);
+        return;
+    }
+    let all_finished = {
+        let mut finishing = lock(&carrier.finishing);
+        finishing.running -= 1;
+        (finishing.begun && finishing.running == 0).then_some(finishing.opened)
+    };
+    if let Some(opened) = all_finished {
+        carrier.finished(opened);
+    }
+}
+
+impl Carrier {
+    async fn open(&self, kind: StreamKind, priority: i32) -> Result<Sender, StreamError> {
+        let stream = self.link.open(kind, priority).await?;
+        lock(&self.finishing).opened += 1;
+        Ok(stream)
+    }
+
+    fn wrote(&self) {
+        let mut clock = lock(&self.clock);
+        let was_waiting = clock.is_waiting();
+        clock.wrote(now());
+        drop(clock);
+        if !was_waiting {
+            self.clock_changed.notify_one();
+        }
+    }
+}
+
+/// Writes one lane or call stream: all that waits, in one piece, again and again.
+async fn write_channel(carrier: &Carrier, channel: usize, kind: StreamKind) -> Result<(), StreamError> {
+    let session = &carrier.session;
+    let mut stream = None;
+    let mut declared = 0;
+    let mut bytes = Vec::new();
+    loop {
+        bytes.clear();
+        match session.take(carrier.id, channel, &mut declared, &mut bytes) {
+            Take::Detached => break,
+            Take::Empty => carrier.channels[channel].notified().await,
+            Take::Bytes { cost } => {
+                carrier.wrote();
+                let stream = match &mut stream {
+                    Some(stream) => stream,
+                    none => {
+                        let priority = if kind == StreamKind::Calls { CALL_PRIORITY } else { 0 };
+                        none.insert(carrier.open(kind, priority).await?)
+                    }
+                };
+                stream.write(&bytes).await?;
+                session.written(channel, cost);
+                // One great burst is not to hold its buffer for ever.
+                if bytes.capacity() > 256 * 1024 {
+                    bytes = Vec::new();
+                }
+            }
+        }
+    }
+    if let Some(stream) = stream {
+        stream.finish();
+    }
+    Ok(())
+}
+
+/// Writes bodies, each on a stream of its own.
+async fn write_bodies(carrier: &Carrier, channel: usize) -> Result<(), StreamError> {
+    let session = &carrier.session;
+    loop {
+        match session.take_body(carrier.id) {
+            Err(()) => return Ok(()),
+            Ok(None) => carrier.channels[channel].notified().await,
+            Ok(Some(OwnStream { schema, message })) => {
+                carrier.wrote();
+                let mut head = Vec::new();
+                put_schema(&mut head, message.schema, &schema);
+                put_message_head(&mut head, &message);
+                let size = message.body.len();
+                let mut stream = carrier.open(StreamKind::Body, 0).await?;
+                stream.write(&head).await?;
+                stream.write_chunk(message.body).await?;
+                stream.finish();
+                session.body_written(size);
+            }
+        }
+    }
+}
+
+async fn write_control(carrier: Arc<Carrier>, mut stream: Sender) {
+    let mut bytes = Vec::new();
+    loop {
+        bytes.clear();
+        carrier.session.take_control(carrier.id, &mut bytes);
+        if !bytes.is_empty() {
+            // Grants and the like are work for the session; the link's own frames are not.
+            carrier.wrote();
+        }
+        bytes.append(&mut lock(&carrier.control));
+        if bytes.is_empty() {
+            carrier.control_ready.notified().await;
+        } else if stream.write(&bytes).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn accept_streams(carrier: Arc<Carrier>, mut control: Option<(Receiver, Splitter)>) {
+    let Some((stream_timeout, frame_timeout, message_max)) = carrier
+        .shared
+        .upgrade()
+        .map(|shared| (shared.config.stream_timeout, shared.config.frame_timeout, shared.config.message_max))
+    else {
+        return;
+    };
+    let mut readers = JoinSet::new();
+    let mut has_control = false;
+    loop {
+        if let Some((stream, splitter)) = control.take() {
+            has_control = true;
+            let reader = Reader { stream, splitter, frame_timeout, carrier: carrier.clone() };
+            readers.spawn(read(reader, StreamKind::Control));
+        }
+        let mut stream = tokio::select! {
+            stream = carrier.link.accept() => match stream {
+                Ok(stream) => stream,
+                Err(_) => break,
+            },
+            Some(_) = readers.join_next() => continue,
+        };
+        // The first stream is the peer's control stream, whatever else it has opened since.
+        if !has_control {
+            let Ok(Some(splitter)) = kind_of(&mut stream, stream_timeout, CONTROL_MAX, StreamKind::Control).await
+            else {
+                carrier.close(Code::PROTOCOL);
+                break;
+            };
+            control = Some((stream, splitter));
+            continue;
+        }
+        let carrier = carrier.clone();
+        readers.spawn(async move {
+            let first = match timeout(stream_timeout, stream.read()).await {
+                Err(_) => return carrier.close(Code::SLOW),
+                Ok(Err(StreamError::LinkEnded)) => return,
+                Ok(Ok(Some(chunk))) => chunk,
+                // A stream that says nothing is none that this side knows how to serve.
+                Ok(Ok(None) | Err(StreamError::Reset)) => return carrier.close(Code::PROTOCOL),
+            };
+            let Some((kind, rest)) = first.split_first() else { return };
+            match StreamKind::from_byte(*kind) {
+                Some(kind) if kind != StreamKind::Control => {
+                    let mut splitter = Splitter::new(message_max + OVERHEAD_MAX);
+                    splitter.push(first.slice_ref(rest));
+                    read(Reader { stream, splitter, frame_timeout, carrier }, kind).await;
+                }
+                None if kind & SKIPPABLE != 0 => {
+                    stream.stop();
+                    carrier.stream_read();
+                }
+                _ => carrier.close(Code::PROTOCOL),
+            }
+        });
+    }
+    // Streams that had arrived are read to their end; the link's end stops the rest.
+    while readers.join_next().await.is_some() {}
+}
+
+/// Reads the first byte of a stream, which is to be of that kind. The splitter holds what came with it.
+pub(crate) async fn kind_of(
+    stream: &mut Receiver,
+    patience: Duration,
+    max: usize,
+    expected: StreamKind,
+) -> Result<Option<Splitter>, StreamError> {
+    let Ok(read) = timeout(patience, stream.read()).await else { return Ok(None) };
+    let Some(chunk) = read? else { return Ok(None) };
+    let Some((kind, rest)) = chunk.split_first() else { return Ok(None) };
+    if *kind != expected.to_byte() {
+        return Ok(None);
+    }
+    let mut splitter = Splitter::new(max);
+    splitter.push(chunk.slice_ref(rest));
+    Ok(Some(splitter))
+}
+
+/// One stream of the peer.
+struct Reader {
+    stream: Receiver,
+    splitter: Splitter,
+    frame_timeout: Duration,
+    carrier: Arc<Carrier>,
+}
+
+/// Reads a stream to its end. Whatever is wrong with it ends the session.
+async fn read(mut reader: Reader, kind: StreamKind) {
+    match reader.read_frames(kind).await {
+        Ok(()) if kind == StreamKind::Control => {
+            // Only the end of the link ends its control streams.
+            reader.carrier.close(Code::PROTOCOL);
+        }
+        Ok(()) => reader.carrier.stream_read(),
+        Err(None) => {}
+        Err(Some(code)) => {
+            tracing::debug!(?kind, ?code, "closing the link because of what came on a stream");
+            reader.carrier.close(code);
+        }
+    }
+}
+
+impl Reader {
+    /// `Err(None)` when the link ended.
+    async fn read_frames(&mut self, kind: StreamKind) -> Result<(), Option<Code>> {
+        loop {
+            self.handle_frames(kind).map_err(Some)?;
+            let Some(chunk) = self.next_chunk().await? else {
+                return if self.splitter.is_begun() { Err(Some(Code::PROTOCOL)) } else { Ok(()) };
+            };
+            let now = now();
+            if kind == StreamKind::Control {
+                lock(&self.carrier.clock).heard(now);
+            } else {
+                lock(&self.carrier.clock).received(now);
+            }
+            self.splitter.push(chunk);
+        }
+    }
+
+    async fn next_chunk(&mut self) -> Result<Option<bytes::Bytes>, Option<Code>> {
+        let read = if self.splitter.is_begun() {
+            match timeout(self.frame_timeout, self.progress()).await {
+                Ok(read) => read,
+                Err(_) => return Err(Some(Code::SLOW)),
+            }
+        } else {
+            self.stream.read().await
+        };
+        read.map_err(|error| match error {
+            StreamError::LinkEnded => None,
+            StreamError::Reset => Some(Code::PROTOCOL),
+        })
+    }
+
+    /// Reads on in a frame that has begun, until it is complete, or the next good piece of it is there.
+    async fn progress(&mut self) -> Result<Option<bytes::Bytes>, StreamError> {
+        let wanted = self.splitter.missing().min(PROGRESS);
+        let mut gathered = bytes::BytesMut::new();
+        loop {
+            let Some(chunk) = self.stream.read().await? else {
+                return Ok((!gathered.is_empty()).then(|| gathered.freeze()));
+            };
+            if gathered.is_empty() && chunk.len() >= wanted {
+                return Ok(Some(chunk));
+            }
+            gathered.extend_from_slice(&chunk);
+            if gathered.len() >= wanted {
+                return Ok(Some(gathered.freeze()));
+            }
+        }
+    }
+
+    fn handle_frames(&mut self, kind: StreamKind) -> Result<(), Code> {
+        match kind {
+            StreamKind::Control => {
+                while let Some(frame) = self.splitter.next_frame().map_err(wire_code)? {
+                    if let Some(frame) = Control::decode(frame).map_err(wire_code)? {
+                        self.carrier.handle_control(frame)?;
+                    }
+                }
+                Ok(())
+            }
+            StreamKind::Lane | StreamKind::Body => {
+                let splitter = &mut self.splitter;
+                let frames = std::iter::from_fn(|| {
+                    loop {
+                        match splitter.next_frame() {
+                            Ok(None) => return None,
+                            Ok(Some(frame)) => match LaneFrame::decode(frame) {
+                                Ok(None) => {}
+                                Ok(Some(frame)) => return Some(Ok(frame)),
+                                Err(error) => return Some(Err(error)),
+                            },
+                            Err(error) => return Some(Err(error)),
+                        }
+                    }
+                });
+                self.carrier.session.receive(frames)
+            }
+            StreamKind::Calls => {
+                while let Some(frame) = self.splitter.next_frame().map_err(wire_code)? {
+                    if let Some(frame) = CallFrame::decode(frame).map_err(wire_code)? {
+                        self.carrier.handle_call(frame);
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Carrier {
+    fn handle_call(&self, frame: CallFrame) {
+        let session = &self.session;
+        match frame {
+            CallFrame::Call { id, timeout_ms, method, trace: _, schema, body } => {
+                if let Some(shared) = self.shared.upgrade() {
+                    super::calls::serve(&shared, session, id, timeout_ms, &method, schema, body);
+                }
+            }
+            CallFrame::Answer { id, status: Status::Answered, schema: Some(schema), body } => {
+                session.answered(id, Answer::Answered { schema, body });
+            }
+            CallFrame::Answer { id, status, .. } => session.answered(id, Answer::Failed(status)),
+            CallFrame::Cancel { id } => session.cancelled_by_caller(id),
+        }
+    }
+
+    fn handle_control(&self, frame: Control) -> Result<(), Code> {
+        let session = &self.session;
+        match frame {
+            // READY was read by the greeting, where it belongs; a dialler is sent none.
+            Control::Ready => return Err(Code::PROTOCOL),
+            Control::Grant { mailbox, limit } => session.granted(mailbox, limit),
+            Control::Need { mailbox, seq, limit, first } => session.need(mailbox, seq, limit, first)?,
+            Control::Return { mailbox, seq, from, limit } => session.returned(mailbox, seq, from, limit)?,
+            Control::Closed { mailbox } => session.mailbox_closed(mailbox),
+            Control::Ping { seq } => {
+                // A peer that asks faster than its answers leave waits for them.
+                if lock(&self.control).len() > CONTROL_MAX {
+                    return Err(Code::LIMIT);
+                }
+                self.push_control(Control::Pong { seq });
+            }
+            Control::Pong { seq } if seq >= USER_PINGS => {
+                if let Some(done) = lock(&self.pings).waiting.remove(&seq) {
+                    let _ = done.send(());
+                }
+            }
+            Control::Pong { seq } => {
+                lock(&self.clock).pong(seq, now());
+                self.clock_changed.notify_one();
+            }
+            Control::Stop { code, streams } => {
+                let outputs = lock(&self.clock).peer_stops(code, streams, now());
+                self.apply(outputs);
+            }
+            Control::Stopped => {
+                let outputs = lock(&self.clock).peer_stopped();
+                self.apply(outputs);
+            }
+        }
+        Ok(())
+    }
+
+    /// One of the peer's streams was read to its end.
+    fn stream_read(&self) {
+        let outputs = lock(&self.clock).stream_read();
+        self.apply(outputs);
+    }
+}

@@ -1,0 +1,144 @@
+//! What happened to the node's sessions, for whoever subscribed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, Weak};
+use std::task::{Context, Poll, Waker};
+
+use super::lock;
+use crate::error::DownReason;
+use crate::id::NodeId;
+
+/// Something that happened to a node that this one has or had a session with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NodeEvent {
+    /// A session began. This comes before its first message.
+    #[doc(alias = "nodeup")]
+    Up(NodeId),
+    /// The session ended. Nothing of it is delivered after this.
+    #[doc(alias = "nodedown")]
+    Down(NodeId, DownReason),
+    /// A second life of a name whose life answers was refused.
+    Conflict {
+        /// The life that answers.
+        live: NodeId,
+        /// The newcomer.
+        refused: NodeId,
+    },
+    /// This node goes on as another incarnation, because a peer knew a later life of its name. Its sessions ended, and
+    /// addresses of its mailboxes from before reach nothing.
+    Renewed(NodeId),
+    /// The subscriber left too many events unread, and they are gone. `Up` for each present session follows.
+    Lagged,
+}
+
+/// All subscribers of one node.
+#[derive(Debug)]
+pub(crate) struct Events {
+    max: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    up: BTreeMap<NodeId, ()>,
+    subscribers: Vec<Weak<Subscriber>>,
+    is_closed: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Subscriber {
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    events: VecDeque<NodeEvent>,
+    reader: Option<Waker>,
+    is_closed: bool,
+}
+
+impl Events {
+    pub(crate) fn new(max: usize) -> Self {
+        Self { max, state: Mutex::default() }
+    }
+
+    /// A subscriber whose first events are the present sessions.
+    pub(crate) fn subscribe(&self) -> Arc<Subscriber> {
+        let mut state = lock(&self.state);
+        let events = state.up.keys().cloned().map(NodeEvent::Up).collect();
+        let queue = Queue { events, reader: None, is_closed: state.is_closed };
+        let subscriber = Arc::new(Subscriber { queue: Mutex::new(queue) });
+        state.subscribers.retain(|subscriber| subscriber.strong_count() > 0);
+        state.subscribers.push(Arc::downgrade(&subscriber));
+        subscriber
+    }
+
+    pub(crate) fn up(&self, node: NodeId) {
+        let mut state = lock(&self.state);
+        state.up.insert(node.clone(), ());
+        state.publish(&NodeEvent::Up(node), self.max);
+    }
+
+    pub(crate) fn down(&self, node: NodeId, reason: DownReason) {
+        let mut state = lock(&self.state);
+        state.up.remove(&node);
+        state.publish(&NodeEvent::Down(node, reason), self.max);
+    }
+
+    pub(crate) fn conflict(&self, live: NodeId, refused: NodeId) {
+        lock(&self.state).publish(&NodeEvent::Conflict { live, refused }, self.max);
+    }
+
+    pub(crate) fn renewed(&self, id: NodeId) {
+        lock(&self.state).publish(&NodeEvent::Renewed(id), self.max);
+    }
+
+    pub(crate) fn close(&self) {
+        let mut state = lock(&self.state);
+        state.is_closed = true;
+        for subscriber in state.subscribers.drain(..).filter_map(|subscriber| subscriber.upgrade()) {
+            let mut queue = lock(&subscriber.queue);
+            queue.is_closed = true;
+            if let Some(reader) = queue.reader.take() {
+                reader.wake();
+            }
+        }
+    }
+}
+
+impl State {
+    fn publish(&mut self, event: &NodeEvent, max: usize) {
+        let up = &self.up;
+        self.subscribers.retain(|subscriber| {
+            let Some(subscriber) = subscriber.upgrade() else { return false };
+            let mut queue = lock(&subscriber.queue);
+            if queue.events.len() >= max {
+                queue.events.clear();
+                queue.events.push_back(NodeEvent::Lagged);
+                queue.events.extend(up.keys().cloned().map(NodeEvent::Up));
+            } else {
+                queue.events.push_back(event.clone());
+            }
+            if let Some(reader) = queue.reader.take() {
+                reader.wake();
+            }
+            true
+        });
+    }
+}
+
+impl Subscriber {
+    /// The next event; `None` once the node is shut down and all is read.
+    pub(crate) fn poll_next(&self, context: &mut Context<'_>) -> Poll<Option<NodeEvent>> {
+        let mut queue = lock(&self.queue);
+        if let Some(event) = queue.events.pop_front() {
+            return Poll::Ready(Some(event));
+        }
+        if queue.is_closed {
+            return Poll::Ready(None);
+        }
+        queue.reader = Some(context.waker().clone());
+        Poll::Pending
+    }
+}

@@ -1,0 +1,210 @@
+//! The mailboxes of one node.
+
+use std::any::Any;
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::task::{Context, Poll, Waker};
+
+use tokio::sync::{Semaphore, TryAcquireError};
+
+use super::lock;
+use super::session::Letter;
+
+/// A mailbox as links see it.
+pub(crate) trait Inbox: Send + Sync {
+    /// Takes all letters, in order. Credit has bounded them.
+    fn deliver(&self, letters: &mut Vec<Letter>);
+    /// The node shuts down: nothing more will come.
+    fn close(&self);
+    fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
+
+/// The open mailboxes of a node, by serial. Serials are never used twice.
+#[derive(Default)]
+pub(crate) struct Mailboxes {
+    open: RwLock<HashMap<u64, Arc<dyn Inbox>>>,
+    last: AtomicU64,
+    is_closed: std::sync::atomic::AtomicBool,
+}
+
+impl std::fmt::Debug for Mailboxes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Mailboxes")
+    }
+}
+
+impl Mailboxes {
+    pub(crate) fn open<T: Send + 'static>(&self, local_max: usize) -> (u64, Arc<Queue<T>>) {
+        let serial = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let queue = Arc::new(Queue {
+            state: Mutex::new(State { entries: VecDeque::new(), reader: None, is_closed: false }),
+            room: Semaphore::new(local_max),
+        });
+        let mut open = self.open.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        open.insert(serial, queue.clone());
+        drop(open);
+        // A node that has shut down opens only closed mailboxes.
+        if self.is_closed.load(Ordering::Acquire) {
+            queue.close();
+        }
+        (serial, queue)
+    }
+
+    pub(crate) fn inbox(&self, serial: u64) -> Option<Arc<dyn Inbox>> {
+        self.open.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(&serial).cloned()
+    }
+
+    pub(crate) fn remove(&self, serial: u64) {
+        self.open.write().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&serial);
+    }
+
+    pub(crate) fn close_all(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        let open: Vec<_> =
+            self.open.read().unwrap_or_else(std::sync::PoisonError::into_inner).values().cloned().collect();
+        open.iter().for_each(|inbox| inbox.close());
+    }
+}
+
+/// What one mailbox holds.
+#[derive(Debug)]
+pub(crate) struct Queue<T> {
+    state: Mutex<State<T>>,
+    /// For senders on this node; remote ones are bounded by credit.
+    room: Semaphore,
+}
+
+#[derive(Debug)]
+struct State<T> {
+    entries: VecDeque<Entry<T>>,
+    reader: Option<Waker>,
+    is_closed: bool,
+}
+
+/// A message in its queue.
+#[derive(Debug)]
+pub(crate) enum Entry<T> {
+    /// From this node, as a value.
+    Local(T),
+    /// From a peer, as bytes.
+    Letter(Letter),
+}
+
+/// Why a message of this node did not fit.
+#[derive(Debug)]
+pub(crate) enum LocalRefused<T> {
+    Full(T),
+    Closed(T),
+}
+
+impl<T: Send + 'static> Queue<T> {
+    /// Waits for room, then delivers the value.
+    pub(crate) async fn push(&self, value: T) -> Result<(), LocalRefused<T>> {
+        match self.room.acquire().await {
+            Ok(permit) => {
+                permit.forget();
+                self.push_entry(value)
+            }
+            Err(_) => Err(LocalRefused::Closed(value)),
+        }
+    }
+
+    pub(crate) fn try_push(&self, value: T) -> Result<(), LocalRefused<T>> {
+        match self.room.try_acquire() {
+            Ok(permit) => {
+                permit.forget();
+                self.push_entry(value)
+            }
+            Err(TryAcquireError::NoPermits) => Err(LocalRefused::Full(value)),
+            Err(TryAcquireError::Closed) => Err(LocalRefused::Closed(value)),
+        }
+    }
+
+    fn push_entry(&self, value: T) -> Result<(), LocalRefused<T>> {
+        let mut state = lock(&self.state);
+        if state.is_closed {
+            return Err(LocalRefused::Closed(value));
+        }
+        state.entries.push_back(Entry::Local(value));
+        let reader = state.reader.take();
+        drop(state);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+        Ok(())
+    }
+
+    /// The next message; `None` once the queue is closed and empty.
+    pub(crate) fn poll_pop(&self, context: &mut Context<'_>) -> Poll<Option<Entry<T>>> {
+        let mut state = lock(&self.state);
+        if let Some(entry) = state.entries.pop_front() {
+            drop(state);
+            return Poll::Ready(Some(self.popped(entry)));
+        }
+        if state.is_closed {
+            return Poll::Ready(None);
+        }
+        if !state.reader.as_ref().is_some_and(|reader| reader.will_wake(context.waker())) {
+            state.reader = Some(context.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// The next message if there is one, and whether the queue is closed.
+    pub(crate) fn try_pop(&self) -> (Option<Entry<T>>, bool) {
+        let mut state = lock(&self.state);
+        let entry = state.entries.pop_front();
+        let is_closed = state.is_closed;
+        drop(state);
+        (entry.map(|entry| self.popped(entry)), is_closed)
+    }
+
+    fn popped(&self, entry: Entry<T>) -> Entry<T> {
+        match &entry {
+            Entry::Local(_) => self.room.add_permits(1),
+            Entry::Letter(letter) => letter.consumed(),
+        }
+        entry
+    }
+
+    /// Nobody reads any more: what is left is thrown away.
+    pub(crate) fn abandon(&self) {
+        self.room.close();
+        let mut state = lock(&self.state);
+        state.is_closed = true;
+        let left = std::mem::take(&mut state.entries);
+        drop(state);
+        drop(left);
+    }
+}
+
+impl<T: Send + 'static> Inbox for Queue<T> {
+    fn deliver(&self, letters: &mut Vec<Letter>) {
+        if letters.is_empty() {
+            return;
+        }
+        let mut state = lock(&self.state);
+        state.entries.extend(letters.drain(..).map(Entry::Letter));
+        let reader = state.reader.take();
+        drop(state);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    fn close(&self) {
+        self.room.close();
+        let mut state = lock(&self.state);
+        state.is_closed = true;
+        let reader = state.reader.take();
+        drop(state);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}

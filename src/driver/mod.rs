@@ -1,0 +1,571 @@
+//! The node task, and what it shares with handles and links.
+//!
+//! The task decides which links to dial and keep and which session each serves; it owns the only
+//! [`proto::links`](crate::proto::links). It waits for commands, deadlines and arrivals, never for a socket. Payload does
+//! not pass it: handles and links meet in [`session`].
+
+pub(crate) mod calls;
+pub(crate) mod carrier;
+pub(crate) mod events;
+pub(crate) mod mailboxes;
+pub(crate) mod peers;
+pub(crate) mod session;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{AbortHandle, JoinSet};
+
+use self::calls::Methods;
+use self::carrier::{Carrier, Greeted};
+use self::events::Events;
+use self::mailboxes::Mailboxes;
+use self::peers::Failure;
+use self::session::Session;
+use crate::config::Config;
+use crate::error::{ConnectError, DownReason};
+use crate::id::{ClusterName, NodeId, NodeName};
+use crate::identity::Role;
+use crate::proto::hello::{Greeting, Local, Peer, Refusal};
+use crate::proto::links::{CheckId, Input, Limits, LinkId, Links, Output, SessionId};
+use crate::transport::link::End;
+use crate::transport::tls::Tls;
+use crate::transport::{Arrival, Endpoint};
+use crate::wire::{Code, NodeFlags};
+
+/// A poisoned lock only says that another task panicked; what it guards is consistent between moves.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What everything of one node shares.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) cluster: ClusterName,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) tls: Tls,
+    pub(crate) mailboxes: Mailboxes,
+    pub(crate) methods: Methods,
+    pub(crate) events: Events,
+    addresses: Vec<std::net::SocketAddr>,
+    flags: NodeFlags,
+    id: RwLock<NodeId>,
+    sessions: RwLock<HashMap<NodeName, Arc<Session>>>,
+    commands: mpsc::UnboundedSender<Command>,
+    is_stopping: AtomicBool,
+    stopped: watch::Sender<bool>,
+}
+
+/// What the node task is asked for. The senders are bounded: links, and callers who wait for the answer.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// A session is needed; an urgent one does not wait for the back-off.
+    Connect {
+        peer: NodeName,
+        urgent: bool,
+        done: Option<oneshot::Sender<Result<Arc<Session>, ConnectError>>>,
+    },
+    Disconnect {
+        peer: NodeName,
+    },
+    Ping {
+        peer: NodeName,
+        done: oneshot::Sender<Option<oneshot::Receiver<()>>>,
+    },
+    Arrived {
+        arrival: Box<Arrival>,
+    },
+    Judge {
+        link: LinkId,
+        role: Role,
+        peer: Box<Peer>,
+        verdict: oneshot::Sender<Result<Greeting, Refusal>>,
+    },
+    LinkGreeted {
+        link: LinkId,
+        greeted: Box<Greeted>,
+    },
+    LinkFailed {
+        link: LinkId,
+        failure: Failure,
+    },
+    LinkStopping {
+        link: LinkId,
+    },
+    LinkEnded {
+        link: LinkId,
+        end: End,
+    },
+    Checked {
+        check: CheckId,
+        alive: bool,
+    },
+    Stop,
+}
+
+impl Shared {
+    /// This node's present identity.
+    pub(crate) fn id(&self) -> NodeId {
+        self.id.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn is_own(&self, node: &NodeId) -> bool {
+        *self.id.read().unwrap_or_else(PoisonError::into_inner) == *node
+    }
+
+    pub(crate) fn local(&self) -> Local {
+        Local {
+            id: self.id(),
+            cluster: self.cluster.clone(),
+            message_max: self.config.message_max as u32,
+            addresses: self.addresses.clone(),
+            flags: self.flags,
+            first_credit: self.config.lane_window as u32,
+            first_lanes: self.config.lanes_unasked as u32,
+        }
+    }
+
+    pub(crate) fn session(&self, peer: &NodeName) -> Option<Arc<Session>> {
+        self.sessions.read().unwrap_or_else(PoisonError::into_inner).get(peer).cloned()
+    }
+
+    pub(crate) fn sessions(&self) -> Vec<Arc<Session>> {
+        self.sessions.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn command(&self, command: Command) {
+        // After the node task has ended nobody is left to tell.
+        let _ = self.commands.send(command);
+    }
+
+    /// Something waits for a link to the peer.
+    pub(crate) fn want(&self, peer: &NodeName) {
+        self.command(Command::Connect { peer: peer.clone(), urgent: false, done: None });
+    }
+
+    /// The session with a peer, dialled when there is none.
+    ///
+    /// Waits for the peer's answer, at most for the connect deadline.
+    pub(crate) async fn connect(&self, peer: &NodeName, urgent: bool) -> Result<Arc<Session>, ConnectError> {
+        if self.is_stopping() {
+            return Err(ConnectError::Shutdown);
+        }
+        let (done, connected) = oneshot::channel();
+        self.command(Command::Connect { peer: peer.clone(), urgent, done: Some(done) });
+        let patience = self.config.connect_timeout;
+        match tokio::time::timeout(patience, connected).await {
+            Err(_) => Err(ConnectError::Timeout(patience)),
+            Ok(connected) => connected.unwrap_or(Err(ConnectError::Shutdown)),
+        }
+    }
+
+    /// Closes a mailbox here, and at every peer that sends to it.
+    pub(crate) fn close_mailbox(&self, serial: u64) {
+        self.mailboxes.remove(serial);
+        for session in self.sessions() {
+            session.close_mailbox(serial);
+        }
+    }
+
+    /// Begins to stop: new calls are refused from now on.
+    pub(crate) fn begin_stop(&self) {
+        self.is_stopping.store(true, Ordering::Release);
+    }
+
+    /// Waits until the node task has ended.
+    pub(crate) async fn stopped(&self) {
+        let mut stopped = self.stopped.subscribe();
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    }
+}
+
+/// What a node is started from, once all of it is checked.
+pub(crate) struct Start {
+    pub(crate) config: Config,
+    pub(crate) cluster: ClusterName,
+    pub(crate) id: NodeId,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) tls: Tls,
+    pub(crate) addresses: Vec<std::net::SocketAddr>,
+    pub(crate) flags: NodeFlags,
+    pub(crate) seed: u64,
+}
+
+/// Starts the node task.
+pub(crate) fn start(start: Start) -> Arc<Shared> {
+    let Start { config, cluster, id, endpoint, tls, addresses, flags, seed } = start;
+    let (commands, inbox) = mpsc::unbounded_channel();
+    let limits = Limits {
+        backoff_min: config.backoff_min,
+        backoff_max: config.backoff_max,
+        peers_max: config.peers_max,
+        remembered_max: config.peers_remembered,
+    };
+    let links = Links::new(id.clone(), *tls.own_spki(), limits, seed);
+    let shared = Arc::new(Shared {
+        mailboxes: Mailboxes::default(),
+        methods: Methods::new(config.handlers_max),
+        events: Events::new(config.events_max),
+        config,
+        cluster,
+        endpoint,
+        tls,
+        addresses,
+        flags,
+        id: RwLock::new(id),
+        sessions: RwLock::default(),
+        commands,
+        is_stopping: AtomicBool::new(false),
+        stopped: watch::Sender::new(false),
+    });
+    let node = Node {
+        shared: shared.clone(),
+        links,
+        entries: HashMap::new(),
+        sessions: HashMap::new(),
+        waiting: BTreeMap::new(),
+        handshakes: 0,
+        tasks: JoinSet::new(),
+    };
+    tokio::spawn(node.run(inbox));
+    shared
+}
+
+/// The node task's own.
+struct Node {
+    shared: Arc<Shared>,
+    links: Links,
+    entries: HashMap<LinkId, Entry>,
+    sessions: HashMap<SessionId, Arc<Session>>,
+    /// Who waits for a session with a name.
+    waiting: BTreeMap<NodeName, Vec<oneshot::Sender<Result<Arc<Session>, ConnectError>>>>,
+    /// Arrivals that are not up yet.
+    handshakes: usize,
+    tasks: JoinSet<()>,
+}
+
+/// What the node task holds of one link.
+#[derive(Default)]
+struct Entry {
+    session: Option<SessionId>,
+    verdict: Option<oneshot::Sender<Result<Greeting, Refusal>>>,
+    greeted: Option<Box<Greeted>>,
+    carrier: Option<Arc<Carrier>>,
+    task: Option<AbortHandle>,
+    error: Option<ConnectError>,
+    is_arrival: bool,
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+impl Node {
+    async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
+        let accepting = self.tasks.spawn(accept(self.shared.clone()));
+        let mut deadline = None;
+        loop {
+            let timeout = [self.links.poll_timeout(), deadline].into_iter().flatten().min();
+            // Each branch does its move and returns here: nothing below waits.
+            tokio::select! {
+                biased;
+                () = sleep_until(timeout) => {
+                    self.links.handle_timeout(now());
+                    if deadline.is_some_and(|deadline| now() >= deadline) {
+                        break;
+                    }
+                }
+                Some(command) = inbox.recv() => {
+                    if matches!(command, Command::Stop) && deadline.is_none() {
+                        deadline = Some(now() + self.shared.config.shutdown_timeout);
+                        accepting.abort();
+                    }
+                    self.handle(command);
+                }
+                Some(_) = self.tasks.join_next() => {}
+            }
+            self.drain_outputs();
+            if deadline.is_some() && self.entries.is_empty() {
+                break;
+            }
+        }
+        self.finish().await;
+    }
+
+    fn handle(&mut self, command: Command) {
+        match command {
+            Command::Connect { peer, urgent, done } => {
+                let is_linked = self.shared.session(&peer).filter(|session| self.is_linked(session));
+                match (is_linked, done) {
+                    (Some(session), Some(done)) => return drop(done.send(Ok(session))),
+                    (Some(_), None) => {}
+                    (None, Some(done)) => {
+                        let waiting = self.waiting.entry(peer.clone()).or_default();
+                        waiting.retain(|done| !done.is_closed());
+                        waiting.push(done);
+                    }
+                    (None, None) => {}
+                }
+                self.links.handle(Input::Want { peer, urgent }, now());
+            }
+            Command::Disconnect { peer } => self.links.handle(Input::Disconnect { peer }, now()),
+            Command::Ping { peer, done } => {
+                let carrier = self.shared.session(&peer).and_then(|session| self.carrier_of(&session));
+                let _ = done.send(carrier.map(|carrier| carrier.ping()));
+            }
+            Command::Arrived { arrival } => self.arrived(*arrival),
+            Command::Judge { link, role, peer, verdict } => {
+                self.entries.entry(link).or_default().verdict = Some(verdict);
+                self.links.handle(Input::Greeted { link, role, peer }, now());
+            }
+            Command::LinkGreeted { link, greeted } => {
+                let Some(entry) = self.entries.get_mut(&link) else {
+                    return greeted.link.close(Code::STALE_LINK, b"");
+                };
+                self.handshakes -= usize::from(std::mem::take(&mut entry.is_arrival));
+                entry.greeted = Some(greeted);
+                self.links.handle(Input::Ready { link }, now());
+            }
+            Command::LinkFailed { link, failure } => {
+                let Failure { error, code, known_incarnation } = failure;
+                if let Some(entry) = self.entries.get_mut(&link) {
+                    entry.error = Some(error);
+                }
+                self.links.handle(Input::Closed { link, code }, now());
+                if let Some(known) = known_incarnation {
+                    self.links.handle(Input::ToldStale { known }, now());
+                }
+                self.drain_outputs();
+                self.forget(link);
+            }
+            Command::LinkStopping { link } => self.links.handle(Input::Stopping { link }, now()),
+            Command::LinkEnded { link, end } => {
+                let code =
+                    self.entries.get(&link).and_then(|entry| entry.carrier.as_ref()).and_then(|c| c.closed_with());
+                self.links.handle(Input::Closed { link, code: code.or(end.code()) }, now());
+                self.drain_outputs();
+                self.forget(link);
+            }
+            Command::Checked { check, alive } => self.links.handle(Input::CheckAnswered { check, alive }, now()),
+            Command::Stop => {
+                self.shared.begin_stop();
+                self.links.handle(Input::Shutdown, now());
+            }
+        }
+    }
+
+    fn arrived(&mut self, arrival: Arrival) {
+        let limit = self.shared.config.handshakes_max;
+        if self.shared.is_stopping() || self.handshakes >= limit {
+            tracing::debug!(address = %arrival.address(), "no room for another handshake");
+            return arrival.refuse();
+        }
+        // From a quarter of the room on, whoever comes proves the address first.
+        let arrival = if self.handshakes >= limit / 4 { arrival.retry() } else { Some(arrival) };
+        let Some(arrival) = arrival else { return };
+        let link = self.links.accepted();
+        let task = self.tasks.spawn(peers::accept(self.shared.clone(), link, arrival));
+        self.handshakes += 1;
+        self.entries.insert(link, Entry { task: Some(task), is_arrival: true, ..Entry::default() });
+    }
+
+    fn forget(&mut self, link: LinkId) {
+        if let Some(entry) = self.entries.remove(&link) {
+            self.handshakes -= usize::from(entry.is_arrival);
+        }
+    }
+
+    fn carrier_of(&self, session: &Session) -> Option<Arc<Carrier>> {
+        session.carrier().or_else(|| {
+            let mut carriers = self.entries.values().filter(|entry| entry.session == Some(session.id));
+            carriers.find_map(|entry| entry.carrier.clone())
+        })
+    }
+
+    fn is_linked(&self, session: &Session) -> bool {
+        session.carrier().is_some()
+    }
+
+    fn drain_outputs(&mut self) {
+        while let Some(output) = self.links.poll_output() {
+            self.act(output);
+        }
+    }
+
+    fn act(&mut self, output: Output) {
+        match output {
+            Output::Dial { link, peer, greeting } => {
+                tracing::debug!(%peer, link = link.0, "dialling");
+                let task = self.tasks.spawn(peers::dial(self.shared.clone(), link, peer, greeting));
+                self.entries.insert(link, Entry { task: Some(task), ..Entry::default() });
+            }
+            Output::NotDialable { peer } => {
+                let error = ConnectError::NotDialable(peer.clone());
+                self.answer_waiting(&peer, &Err(error));
+            }
+            Output::GaveUp { link, peer } => {
+                let error = self.entries.get(&link).and_then(|entry| entry.error.clone());
+                let error = error.unwrap_or(ConnectError::Broken);
+                tracing::debug!(%peer, %error, "not connected");
+                self.answer_waiting(&peer, &Err(error));
+            }
+            Output::Accept { link, session, greeting } => {
+                let Some(entry) = self.entries.get_mut(&link) else { return };
+                entry.session = Some(session);
+                if let Some(verdict) = entry.verdict.take() {
+                    let _ = verdict.send(Ok(greeting));
+                }
+            }
+            Output::Refuse { link, refusal } => {
+                if let Some(verdict) = self.entries.get_mut(&link).and_then(|entry| entry.verdict.take()) {
+                    let _ = verdict.send(Err(refusal));
+                }
+            }
+            Output::SessionUp { session, peer } => {
+                tracing::info!(peer = %peer.id, "session up");
+                let name = peer.id.name().clone();
+                let made = Session::new(session, &peer, &self.shared);
+                self.sessions.insert(session, made.clone());
+                self.shared.sessions.write().unwrap_or_else(PoisonError::into_inner).insert(name, made);
+                self.shared.events.up(peer.id);
+            }
+            Output::Activate { session, link } => {
+                let carrier = self.carrier(link);
+                let Some((session, carrier)) = self.sessions.get(&session).cloned().zip(carrier) else { return };
+                session.attach(&carrier);
+                let name = session.peer.name().clone();
+                self.answer_waiting(&name, &Ok(session));
+            }
+            Output::Stop { link, code } => {
+                if let Some(carrier) = self.carrier(link) {
+                    carrier.stop(code);
+                }
+            }
+            Output::Close { link, code } => self.close(link, code),
+            Output::SessionEnded { session, peer, reason } => {
+                tracing::info!(%peer, ?reason, "session ended");
+                let Some(ended) = self.sessions.remove(&session) else { return };
+                let mut sessions = self.shared.sessions.write().unwrap_or_else(PoisonError::into_inner);
+                if sessions.get(peer.name()).is_some_and(|present| present.id == session) {
+                    sessions.remove(peer.name());
+                }
+                drop(sessions);
+                ended.end(reason);
+                self.shared.events.down(peer, reason);
+            }
+            Output::SessionIdle { session, peer } => {
+                let Some(session) = self.sessions.get(&session) else { return };
+                if !session.is_complete() {
+                    // Every stream was read, so what is missing will not come.
+                    tracing::warn!(%peer, "the peer left a gap in its messages");
+                    return self.links.handle(Input::Disconnect { peer }, now());
+                }
+                if session.is_pending() || self.waiting.contains_key(&peer) {
+                    self.links.handle(Input::Want { peer, urgent: false }, now());
+                }
+            }
+            Output::Check { check, old, link } => self.check(check, old, link),
+            Output::Conflict { live, refused } => {
+                tracing::warn!(%live, %refused, "refused a second life of a live name");
+                self.shared.events.conflict(live, refused);
+            }
+            Output::Renewed { id } => {
+                tracing::warn!(%id, "a later life of this name was known: this node goes on as another incarnation");
+                *self.shared.id.write().unwrap_or_else(PoisonError::into_inner) = id.clone();
+                self.shared.events.renewed(id);
+            }
+        }
+    }
+
+    /// The link at work; it starts to work when it is first asked for.
+    fn carrier(&mut self, link: LinkId) -> Option<Arc<Carrier>> {
+        let entry = self.entries.get_mut(&link)?;
+        if entry.carrier.is_none() {
+            let session = self.sessions.get(&entry.session?)?;
+            let greeted = entry.greeted.take()?;
+            let is_kept = self.shared.flags.not_dialable || session.peer_flags.not_dialable;
+            entry.task = None;
+            entry.carrier = Some(Carrier::start(link, *greeted, session, &self.shared, is_kept, &mut self.tasks));
+        }
+        entry.carrier.clone()
+    }
+
+    fn close(&mut self, link: LinkId, code: Code) {
+        let Some(entry) = self.entries.get_mut(&link) else { return };
+        if let Some(carrier) = &entry.carrier {
+            // Its task reports the end.
+            return carrier.close(code);
+        }
+        if let Some(greeted) = entry.greeted.take() {
+            greeted.link.close(code, b"");
+        } else if let Some(verdict) = entry.verdict.take() {
+            let _ = verdict.send(Err(code.into()));
+            return;
+        }
+        if let Some(task) = entry.task.take() {
+            task.abort();
+        }
+        entry.error = Some(if code == Code::SHUTDOWN { ConnectError::Shutdown } else { ConnectError::Broken });
+        self.links.handle(Input::Closed { link, code: Some(code) }, now());
+        self.drain_outputs();
+        self.forget(link);
+    }
+
+    fn check(&mut self, check: CheckId, old: NodeId, link: Option<LinkId>) {
+        tracing::debug!(%old, "asking an old life whether it lives");
+        let ping = link.and_then(|link| self.carrier(link)).map(|carrier| carrier.ping());
+        let shared = self.shared.clone();
+        self.tasks.spawn(async move {
+            let alive = match ping {
+                Some(pong) => matches!(tokio::time::timeout(shared.config.conflict_check, pong).await, Ok(Ok(()))),
+                None => peers::answers(shared.clone(), old).await,
+            };
+            shared.command(Command::Checked { check, alive });
+        });
+    }
+
+    fn answer_waiting(&mut self, peer: &NodeName, outcome: &Result<Arc<Session>, ConnectError>) {
+        for done in self.waiting.remove(peer).into_iter().flatten() {
+            let _ = done.send(outcome.clone());
+        }
+    }
+
+    /// Ends what is left, after the links have stopped or the time for it is over.
+    async fn finish(mut self) {
+        for (_, session) in self.sessions.drain() {
+            session.end(DownReason::Shutdown);
+            self.shared.events.down(session.peer.clone(), DownReason::Shutdown);
+        }
+        self.shared.sessions.write().unwrap_or_else(PoisonError::into_inner).clear();
+        for done in std::mem::take(&mut self.waiting).into_values().flatten() {
+            let _ = done.send(Err(ConnectError::Shutdown));
+        }
+        self.tasks.shutdown().await;
+        self.entries.clear();
+        self.shared.endpoint.close(Duration::from_secs(1)).await;
+        self.shared.mailboxes.close_all();
+        self.shared.events.close();
+        self.shared.stopped.send_replace(true);
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn accept(shared: Arc<Shared>) {
+    while let Some(arrival) = shared.endpoint.accept().await {
+        shared.command(Command::Arrived { arrival: Box::new(arrival) });
+    }
+}

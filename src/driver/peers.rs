@@ -1,0 +1,329 @@
+//! From a dial or an arrival to a greeted link.
+//!
+//! One task per link, outside the node task: TLS, then [`proto::hello`](crate::proto::hello), which asks the node task for
+//! its verdict.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+use super::carrier::{Greeted, kind_of};
+use super::{Command, Shared};
+use crate::error::ConnectError;
+use crate::id::{NodeId, NodeName};
+use crate::identity::{AuthError, Role};
+use crate::proto::hello::{Channel, Greeting, Handshake, Input, Output, Peer, Refusal};
+use crate::proto::links::LinkId;
+use crate::transport::link::{End, Receiver, StreamError};
+use crate::transport::{Arrival, Endpoint, Link};
+use crate::wire::{CONTROL_MAX, Code, Control, Frame, HELLO_MAX, Splitter, StreamKind, WireError};
+
+/// At most so many addresses of one name are tried in one dial.
+const ADDRESSES_MAX: usize = 8;
+
+/// Dials a node and greets it; reports how it went.
+pub(crate) async fn dial(shared: Arc<Shared>, id: LinkId, name: NodeName, greeting: Greeting) {
+    let patience = shared.config.connect_timeout;
+    let deadline = Instant::now() + patience;
+    let outcome = match timeout_at(deadline, reach(&shared, &name)).await {
+        Err(_) => Err(Failure::from(ConnectError::Timeout(patience))),
+        Ok(Err(error)) => Err(error.into()),
+        Ok(Ok(link)) => {
+            let machine = Handshake::dial(
+                shared.local(),
+                match channel(&shared, &link) {
+                    Ok(channel) => channel,
+                    Err(error) => {
+                        return shared
+                            .command(Command::LinkFailed { link: id, failure: ConnectError::Auth(error).into() });
+                    }
+                },
+                name,
+                greeting,
+            );
+            let deadline = deadline.min(Instant::now() + shared.config.hello_timeout);
+            Greeter { shared: &shared, id, link, role: Role::Dialler }.run(machine.0, Some(machine.1), deadline).await
+        }
+    };
+    report(&shared, id, outcome);
+}
+
+/// Takes one arrival through TLS and the greeting.
+pub(crate) async fn accept(shared: Arc<Shared>, id: LinkId, arrival: Arrival) {
+    let address = arrival.address();
+    let link = match arrival.accept().await {
+        Ok(link) => link,
+        Err(error) => {
+            tracing::debug!(%address, error = error.map(tracing::field::display), "refused a stranger");
+            return report(&shared, id, Err(ConnectError::Broken.into()));
+        }
+    };
+    let outcome = match channel(&shared, &link) {
+        Err(error) => Err(ConnectError::Auth(error).into()),
+        Ok(channel) => {
+            let machine = Handshake::respond(shared.local(), channel);
+            let deadline = Instant::now() + shared.config.hello_timeout;
+            Greeter { shared: &shared, id, link, role: Role::Responder }.run(machine, None, deadline).await
+        }
+    };
+    if let Err(failure) = &outcome {
+        tracing::debug!(%address, error = %failure.error, "a link did not come up");
+    }
+    report(&shared, id, outcome);
+}
+
+/// Asks whether this very life of a node answers at its name's address.
+pub(crate) async fn answers(shared: Arc<Shared>, old: NodeId) -> bool {
+    let deadline = Instant::now() + shared.config.conflict_check;
+    let asking = async {
+        let link = reach(&shared, old.name()).await.ok()?;
+        let channel = channel(&shared, &link).ok()?;
+        let (mut machine, hello) = Handshake::dial(shared.local(), channel, old.name().clone(), Greeting::default());
+        let Output::Send(hello) = hello else { return None };
+        let (mut send, mut recv) = link.open_greeting().await.ok()?;
+        send.write(&hello).await.ok()?;
+        let outputs = machine.handle(Input::Frame(read_frame(&mut recv).await.ok()?));
+        link.close(Code::NORMAL, b"");
+        outputs.into_iter().find_map(|output| match output {
+            Output::Judge(peer) => Some(peer.id == old),
+            _ => None,
+        })
+    };
+    timeout_at(deadline, asking).await.ok().flatten().unwrap_or(false)
+}
+
+fn report(shared: &Shared, link: LinkId, outcome: Result<Box<Greeted>, Failure>) {
+    shared.command(match outcome {
+        Ok(greeted) => Command::LinkGreeted { link, greeted },
+        Err(failure) => Command::LinkFailed { link, failure },
+    });
+}
+
+/// Why a link did not come up.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) error: ConnectError,
+    pub(crate) code: Option<Code>,
+    /// The incarnation in [`Code::STALE_INCARNATION`], when the peer told it.
+    pub(crate) known_incarnation: Option<u64>,
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        Self { error, code: None, known_incarnation: None }
+    }
+}
+
+impl From<End> for Failure {
+    fn from(end: End) -> Self {
+        let End::Closed { code, reason, by_peer } = end else {
+            return match end {
+                End::Auth(error) => ConnectError::Auth(error).into(),
+                _ => ConnectError::Broken.into(),
+            };
+        };
+        let known_incarnation = <[u8; 8]>::try_from(reason)
+            .ok()
+            .filter(|_| by_peer && code == Code::STALE_INCARNATION)
+            .map(u64::from_be_bytes);
+        Self { error: refused(code), code: Some(code), known_incarnation }
+    }
+}
+
+/// What a close code during the greeting means to whoever wanted the link.
+fn refused(code: Code) -> ConnectError {
+    match code {
+        Code::HELLO_TIMEOUT => ConnectError::HelloTimeout,
+        Code::BAD_PROOF => ConnectError::Auth(AuthError::Proof),
+        Code::NAME_MISMATCH => ConnectError::Auth(AuthError::NameMismatch),
+        Code::NAME_CONFLICT => ConnectError::NameConflict,
+        Code::SELF => ConnectError::IsSelf,
+        Code::LIMIT => ConnectError::Limit,
+        Code::MODE_MISMATCH => ConnectError::ModeMismatch,
+        Code::SHUTDOWN => ConnectError::PeerShutdown,
+        Code::VERSION | Code::PROTOCOL | Code::FRAME_TOO_LARGE => ConnectError::Protocol,
+        _ => ConnectError::Broken,
+    }
+}
+
+/// Tries the addresses of a name, one after the other.
+async fn reach(shared: &Shared, name: &NodeName) -> Result<Link, ConnectError> {
+    let endpoint: &Endpoint = &shared.endpoint;
+    let mut last = ConnectError::Resolve(name.clone());
+    for address in endpoint.resolve(name).await.into_iter().take(ADDRESSES_MAX) {
+        match endpoint.dial(&shared.tls, address, name).await {
+            Ok(link) => return Ok(link),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn channel(shared: &Shared, link: &Link) -> Result<Channel, AuthError> {
+    let peer = link.peer(&shared.tls)?;
+    let cluster = shared.cluster.clone();
+    Ok(Channel {
+        exporter: link.exporter(),
+        own_spki: *shared.tls.own_spki(),
+        peer_spki: *peer.spki(),
+        own_key: shared.tls.hello_key().clone(),
+        peer_key: peer.hello_key().clone(),
+        certified: Box::new(move |name| peer.names(&cluster, name)),
+    })
+}
+
+/// Takes one link through its greeting.
+struct Greeter<'a> {
+    shared: &'a Arc<Shared>,
+    id: LinkId,
+    link: Link,
+    role: Role,
+}
+
+impl Greeter<'_> {
+    async fn run(
+        self,
+        mut machine: Handshake,
+        first: Option<Output>,
+        deadline: Instant,
+    ) -> Result<Box<Greeted>, Failure> {
+        let greeting = async {
+            match self.greet(&mut machine, first).await {
+                Ok(greeted) => Ok(greeted),
+                Err(Some(failure)) => Err(failure),
+                // The stream broke: the link's end says why.
+                Err(None) => Err(self.link.closed().await.into()),
+            }
+        };
+        if let Ok(outcome) = timeout_at(deadline, greeting).await {
+            return outcome;
+        }
+        for output in machine.handle(Input::Deadline) {
+            if let Output::Refuse(refusal) = output {
+                return Err(self.refuse(refusal));
+            }
+        }
+        Err(ConnectError::HelloTimeout.into())
+    }
+
+    fn refuse(&self, Refusal { code, reason }: Refusal) -> Failure {
+        self.link.close(code, &reason);
+        Failure { code: Some(code), ..refused(code).into() }
+    }
+
+    /// Feeds the machine until the link is up. `Err(None)` when the link ended meanwhile.
+    async fn greet(&self, machine: &mut Handshake, first: Option<Output>) -> Result<Box<Greeted>, Option<Failure>> {
+        let (mut send, mut recv) = match self.role {
+            Role::Dialler => self.link.open_greeting().await,
+            Role::Responder => self.link.accept_greeting().await,
+        }
+        .map_err(|_| None)?;
+        let mut outputs: std::collections::VecDeque<_> = first.into_iter().collect();
+        let mut next = Next::Hello;
+        let mut control = None;
+        let mut peer_control = None;
+        loop {
+            let Some(output) = outputs.pop_front() else {
+                let input = match next {
+                    Next::Hello => Input::Frame(read_frame(&mut recv).await.map_err(|_| None)?),
+                    Next::Ready => {
+                        peer_control = self.read_ready().await?;
+                        match &peer_control {
+                            Some(_) => Input::Ready,
+                            None => Input::Frame(Err(WireError::Value("READY"))),
+                        }
+                    }
+                };
+                outputs.extend(machine.handle(input));
+                continue;
+            };
+            match output {
+                Output::Send(hello) => {
+                    send.write(&hello).await.map_err(|_| None)?;
+                    if self.role == Role::Responder {
+                        next = Next::Ready;
+                    }
+                }
+                Output::Judge(peer) => {
+                    let verdict = self.judge(peer).await;
+                    if verdict.is_ok() {
+                        self.link.raise_limits(self.shared.config.streams_max);
+                    }
+                    outputs.extend(machine.handle(Input::Judged(verdict)));
+                }
+                Output::SendReady => {
+                    let mut bytes = Vec::new();
+                    Control::Ready.encode(&mut bytes);
+                    let mut stream = self.open_control().await?;
+                    stream.write(&bytes).await.map_err(|_| None)?;
+                    control = Some(stream);
+                }
+                Output::Up => {
+                    send.finish();
+                    let control = match control {
+                        Some(control) => control,
+                        None => self.open_control().await?,
+                    };
+                    return Ok(Box::new(Greeted { link: self.link.clone(), control, peer_control }));
+                }
+                Output::Refuse(refusal) => return Err(Some(self.refuse(refusal))),
+            }
+        }
+    }
+
+    async fn open_control(&self) -> Result<crate::transport::link::Sender, Option<Failure>> {
+        self.link.open(StreamKind::Control, super::carrier::CONTROL_PRIORITY).await.map_err(|_| None)
+    }
+
+    /// Asks the node task.
+    async fn judge(&self, peer: Box<Peer>) -> Result<Greeting, Refusal> {
+        let (verdict, answer) = oneshot::channel();
+        self.shared.command(Command::Judge { link: self.id, role: self.role, peer, verdict });
+        answer.await.unwrap_or(Err(Code::SHUTDOWN.into()))
+    }
+
+    /// The dialler's control stream, with READY taken off; `None` when something else comes first.
+    async fn read_ready(&self) -> Result<Option<(Receiver, Splitter)>, Option<Failure>> {
+        let mut stream = self.link.accept().await.map_err(|_| None)?;
+        let patience: Duration = self.shared.config.hello_timeout;
+        let splitter = kind_of(&mut stream, patience, CONTROL_MAX, StreamKind::Control).await.map_err(|_| None)?;
+        let Some(mut splitter) = splitter else { return Ok(None) };
+        loop {
+            match splitter.next_frame() {
+                Err(_) => return Ok(None),
+                Ok(Some(frame)) => match Control::decode(frame) {
+                    Ok(Some(Control::Ready)) => return Ok(Some((stream, splitter))),
+                    // A later version may say more here.
+                    Ok(None) => continue,
+                    _ => return Ok(None),
+                },
+                Ok(None) => match stream.read().await.map_err(|_| None)? {
+                    Some(chunk) => splitter.push(chunk),
+                    None => return Ok(None),
+                },
+            }
+        }
+    }
+}
+
+enum Next {
+    Hello,
+    Ready,
+}
+
+/// The first frame of a greeting stream, or what is wrong with it.
+async fn read_frame(recv: &mut Receiver) -> Result<Result<Frame, WireError>, StreamError> {
+    let mut splitter = Splitter::new(HELLO_MAX);
+    loop {
+        match splitter.next_frame() {
+            Ok(Some(frame)) => return Ok(Ok(frame)),
+            Err(error) => return Ok(Err(error)),
+            Ok(None) => match recv.read().await? {
+                Some(chunk) => splitter.push(chunk),
+                None => return Ok(Err(WireError::Short)),
+            },
+        }
+    }
+}

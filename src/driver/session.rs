@@ -1,0 +1,833 @@
+//! The data plane of one session: what handles put in, what links take out, and the other way round.
+//!
+//! Handles and links meet here without the node task. Two locks, each held for a few moves: `out` for all that leaves,
+//! `inn` for all that arrives; who needs both takes `inn` first. The rules are in [`proto::lanes`](crate::proto::lanes).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::AbortHandle;
+
+use super::carrier::Carrier;
+use super::{Shared, lock};
+use crate::config::Config;
+use crate::error::DownReason;
+use crate::id::NodeId;
+use crate::proto::hello::Peer;
+use crate::proto::lanes::{
+    self, Accepted, Grant, Inbound, InboundLimits, MESSAGE_COST, Offer, Offered, Outbound, Ticket, Violation,
+};
+use crate::proto::links::{LinkId, SessionId};
+use crate::wire::{
+    CallFrame, Code, Control, LaneFrame, MessageFrame, NodeFlags, Schema, Status, Trace, WireError, put_message,
+    put_schema,
+};
+
+/// How many kinds of message one side may declare in one session.
+const SCHEMAS_MAX: u64 = 4096;
+
+/// Below this, a received body is copied out: a slice would pin the whole buffer that it arrived in.
+const COPY_BELOW: usize = 4096;
+
+/// A message that has arrived, and where it came from.
+#[derive(Debug)]
+pub(crate) struct Letter {
+    pub(crate) schema: Arc<Schema>,
+    pub(crate) body: Bytes,
+    pub(crate) mailbox: u64,
+    pub(crate) from: Arc<Session>,
+}
+
+impl Letter {
+    /// Gives the credit back, once the message is read or thrown away.
+    pub(crate) fn consumed(&self) {
+        self.from.consumed(self.mailbox, self.body.len());
+    }
+}
+
+/// What waits for a link: the message of a lane, with all but its number.
+#[derive(Debug)]
+struct Item {
+    schema: u64,
+    trace: Option<Trace>,
+    body: Bytes,
+}
+
+/// Why a message was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    Full,
+    MailboxClosed,
+    SessionEnded,
+}
+
+/// A message that was taken, or that waits for credit.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    Accepted,
+    Waits(Waiting),
+}
+
+/// A message that waits for credit. Dropping it takes the message back, unless it was accepted meanwhile.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    session: Arc<Session>,
+    mailbox: u64,
+    ticket: Ticket,
+    outcome: oneshot::Receiver<Result<(), Refused>>,
+}
+
+impl Waiting {
+    pub(crate) async fn accepted(mut self) -> Result<(), Refused> {
+        (&mut self.outcome).await.unwrap_or(Err(Refused::SessionEnded))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.session.take_back(self.mailbox, self.ticket);
+    }
+}
+
+/// How a call came back.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Answered { schema: Schema, body: Bytes },
+    Failed(Status),
+    SessionEnded,
+}
+
+/// The association with one life of one peer.
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    pub(crate) peer: NodeId,
+    pub(crate) peer_flags: NodeFlags,
+    /// The largest body that both sides take.
+    pub(crate) message_max: usize,
+    shared: std::sync::Weak<Shared>,
+    bulk_from: usize,
+    lanes: usize,
+    call_streams: usize,
+    out: Mutex<Out>,
+    inn: Mutex<In>,
+    calls: Mutex<Calls>,
+    call_room: Semaphore,
+    call_buffer: usize,
+    next_call: AtomicU64,
+}
+
+struct Out {
+    lanes: Outbound<Item>,
+    schemas: Vec<Schema>,
+    schema_ids: HashMap<Schema, u64>,
+    /// What the lane and call streams write next.
+    channels: Vec<Buffer>,
+    bodies: VecDeque<MessageFrame>,
+    grants: BTreeMap<u64, u64>,
+    /// Requests for credit, and credit given back, as the frames that say so.
+    needs: BTreeMap<u64, Control>,
+    returns: BTreeMap<u64, Control>,
+    closes: BTreeSet<u64>,
+    /// The link that this side sends on.
+    carrier: Option<Arc<Carrier>>,
+    /// A link was asked for since the last one.
+    wanted: bool,
+    waiting: HashMap<Ticket, oneshot::Sender<Result<(), Refused>>>,
+    /// Nothing more is taken; what was taken is still written.
+    closing: bool,
+    ended: Option<DownReason>,
+    scratch: Vec<lanes::Output<Item>>,
+}
+
+#[derive(Debug, Default)]
+struct Buffer {
+    bytes: Vec<u8>,
+    cost: u64,
+}
+
+struct In {
+    lanes: Inbound<Letter>,
+    schemas: HashMap<u64, Arc<Schema>>,
+    ready: Vec<Letter>,
+    ended: bool,
+}
+
+#[derive(Debug, Default)]
+struct Calls {
+    /// Calls of this side that wait for an answer.
+    waiting: HashMap<u64, oneshot::Sender<Answer>>,
+    /// Calls of the peer that are being handled.
+    serving: HashMap<u64, AbortHandle>,
+    ended: bool,
+}
+
+/// What a writer got.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Take {
+    Bytes {
+        cost: u64,
+    },
+    Empty,
+    /// Another link carries what comes next, or nothing comes.
+    Detached,
+}
+
+/// A body for a stream of its own.
+#[derive(Debug)]
+pub(crate) struct OwnStream {
+    pub(crate) schema: Schema,
+    pub(crate) message: MessageFrame,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("id", &self.id).field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    pub(crate) fn new(id: SessionId, peer: &Peer, shared: &Arc<Shared>) -> Arc<Self> {
+        let config: &Config = &shared.config;
+        let limits = InboundLimits {
+            window: config.lane_window as u64,
+            first_lanes: config.lanes_unasked as u64,
+            lanes_max: config.lanes_max,
+            message_max: config.message_max as u64,
+            extra_max: config.bulk_budget as u64,
+        };
+        let buffer = config.send_buffer as u64;
+        Arc::new(Self {
+            id,
+            peer: peer.id.clone(),
+            peer_flags: peer.flags,
+            message_max: config.message_max.min(peer.message_max as usize),
+            shared: Arc::downgrade(shared),
+            bulk_from: config.bulk_from,
+            lanes: config.lanes,
+            call_streams: config.call_streams,
+            out: Mutex::new(Out {
+                lanes: Outbound::new(peer.first_credit.into(), peer.first_lanes.into(), buffer, buffer),
+                schemas: Vec::new(),
+                schema_ids: HashMap::new(),
+                channels: (0..config.lanes + config.call_streams).map(|_| Buffer::default()).collect(),
+                bodies: VecDeque::new(),
+                grants: BTreeMap::new(),
+                needs: BTreeMap::new(),
+                returns: BTreeMap::new(),
+                closes: BTreeSet::new(),
+                carrier: None,
+                wanted: false,
+                waiting: HashMap::new(),
+                closing: false,
+                ended: None,
+                scratch: Vec::new(),
+            }),
+            inn: Mutex::new(In {
+                lanes: Inbound::new(limits),
+                schemas: HashMap::new(),
+                ready: Vec::new(),
+                ended: false,
+            }),
+            calls: Mutex::default(),
+            call_room: Semaphore::new(config.send_buffer),
+            call_buffer: config.send_buffer,
+            next_call: AtomicU64::new(0),
+        })
+    }
+
+    // What handles do.
+
+    /// The number of a schema in this session.
+    pub(crate) fn declare(&self, schema: &Schema) -> u64 {
+        let mut out = lock(&self.out);
+        if let Some(id) = out.schema_ids.get(schema) {
+            return *id;
+        }
+        let id = out.schemas.len() as u64;
+        out.schemas.push(schema.clone());
+        out.schema_ids.insert(schema.clone(), id);
+        id
+    }
+
+    /// Takes a message for a mailbox of the peer. What is accepted is written in the order of acceptance.
+    pub(crate) fn offer(
+        self: &Arc<Self>,
+        mailbox: u64,
+        schema: u64,
+        body: Bytes,
+        wait: bool,
+    ) -> Result<Taken, Refused> {
+        let mut guard = lock(&self.out);
+        let out = &mut *guard;
+        if out.closing {
+            return Err(Refused::SessionEnded);
+        }
+        let size = body.len();
+        let offer = Offer {
+            mailbox,
+            body: size,
+            bulk: lanes::is_bulk(size, self.bulk_from),
+            item: Item { schema, trace: None, body },
+            wait,
+        };
+        let offered = out.lanes.offer(offer, &mut out.scratch);
+        let taken = match offered {
+            Offered::Accepted(accepted) => {
+                self.enqueue(out, accepted);
+                Ok(Taken::Accepted)
+            }
+            Offered::Waits(ticket) => {
+                let (done, outcome) = oneshot::channel();
+                out.waiting.insert(ticket, done);
+                Ok(Taken::Waits(Waiting { session: self.clone(), mailbox, ticket, outcome }))
+            }
+            Offered::Full(_) => Err(Refused::Full),
+            Offered::Closed(_) => Err(Refused::MailboxClosed),
+        };
+        self.settle(out);
+        self.unlock_and_want(guard);
+        taken
+    }
+
+    fn take_back(&self, mailbox: u64, ticket: Ticket) {
+        let mut guard = lock(&self.out);
+        let out = &mut *guard;
+        if out.waiting.remove(&ticket).is_some() {
+            let _ = out.lanes.cancel(mailbox, ticket, &mut out.scratch);
+            self.settle(out);
+        }
+    }
+
+    pub(crate) fn is_ended(&self) -> bool {
+        lock(&self.out).ended.is_some()
+    }
+
+    // What the node task does.
+
+    /// From now on, this link carries what leaves.
+    pub(crate) fn attach(&self, carrier: &Arc<Carrier>) {
+        let mut out = lock(&self.out);
+        if out.ended.is_some() {
+            return;
+        }
+        let old = out.carrier.replace(carrier.clone());
+        out.wanted = false;
+        for (channel, _) in out.channels.iter().enumerate().filter(|(_, buffer)| !buffer.bytes.is_empty()) {
+            carrier.signal(channel);
+        }
+        if !out.bodies.is_empty() {
+            (0..out.bodies.len()).for_each(|_| carrier.signal_body());
+        }
+        carrier.signal_control();
+        drop(out);
+        if let Some(old) = old {
+            old.signal_all();
+        }
+        carrier.calls_open(self.calls_open());
+    }
+
+    /// The link carries nothing new, because it stops. For a code that ends the session what was taken is still written.
+    pub(crate) fn detach(&self, link: LinkId, code: Code) {
+        let mut out = lock(&self.out);
+        if !code.keeps_session() {
+            out.closing = true;
+            let refused: Vec<_> = out.waiting.drain().map(|(_, done)| done).collect();
+            out.lanes.drain_waiting();
+            drop(out);
+            refuse_all(refused);
+            return;
+        }
+        if out.carrier.as_ref().is_some_and(|carrier| carrier.id == link) {
+            out.carrier = None;
+        }
+        self.unlock_and_want(out);
+    }
+
+    /// The link that this side sends on.
+    pub(crate) fn carrier(&self) -> Option<Arc<Carrier>> {
+        lock(&self.out).carrier.clone()
+    }
+
+    /// Whether something waits for a link.
+    pub(crate) fn is_pending(&self) -> bool {
+        lock(&self.out).is_pending() || self.calls_open() > 0
+    }
+
+    /// Ends the session: nothing is taken or delivered from now on, and whoever waits is told.
+    pub(crate) fn end(&self, reason: DownReason) {
+        // Under the lock of delivery: what was delivered was delivered before.
+        let mut inn = lock(&self.inn);
+        inn.ended = true;
+        inn.lanes =
+            Inbound::new(InboundLimits { window: 0, first_lanes: 0, lanes_max: 0, message_max: 0, extra_max: 0 });
+        drop(inn);
+        let mut out = lock(&self.out);
+        out.ended = Some(reason);
+        out.closing = true;
+        out.carrier = None;
+        let refused: Vec<_> = out.waiting.drain().map(|(_, done)| done).collect();
+        out.lanes.drain_waiting();
+        out.channels.iter_mut().for_each(|buffer| *buffer = Buffer::default());
+        out.bodies.clear();
+        drop(out);
+        self.call_room.close();
+        let mut calls = lock(&self.calls);
+        calls.ended = true;
+        let (waiting, serving) = (std::mem::take(&mut calls.waiting), std::mem::take(&mut calls.serving));
+        drop(calls);
+        refuse_all(refused);
+        waiting.into_values().for_each(|done| drop(done.send(Answer::SessionEnded)));
+        serving.into_values().for_each(|handler| handler.abort());
+    }
+
+    /// A mailbox of this node has closed.
+    pub(crate) fn close_mailbox(&self, mailbox: u64) {
+        let mut inn = lock(&self.inn);
+        let mut grants = Vec::new();
+        let is_known = inn.lanes.close(mailbox, &mut grants);
+        drop(inn);
+        if is_known || !grants.is_empty() {
+            self.push_control(|out| {
+                out.grants.extend(grants.iter().map(|grant| (grant.mailbox, grant.limit)));
+                if is_known {
+                    out.closes.insert(mailbox);
+                    out.grants.remove(&mailbox);
+                }
+            });
+        }
+    }
+
+    // What links do: sending.
+
+    /// Moves what waits for a stream into `bytes`, which is empty. `declared` counts the schemas said on this stream.
+    pub(crate) fn take(&self, link: LinkId, channel: usize, declared: &mut usize, bytes: &mut Vec<u8>) -> Take {
+        let mut out = lock(&self.out);
+        if out.carrier.as_ref().is_none_or(|carrier| carrier.id != link) {
+            return Take::Detached;
+        }
+        if out.channels[channel].bytes.is_empty() {
+            return if out.closing { Take::Detached } else { Take::Empty };
+        }
+        let is_lane = channel < self.lanes;
+        if is_lane && *declared < out.schemas.len() {
+            for (id, schema) in out.schemas.iter().enumerate().skip(*declared) {
+                put_schema(bytes, id as u64, schema);
+            }
+            *declared = out.schemas.len();
+        }
+        let buffer = &mut out.channels[channel];
+        if bytes.is_empty() {
+            std::mem::swap(bytes, &mut buffer.bytes);
+        } else {
+            bytes.append(&mut buffer.bytes);
+        }
+        Take::Bytes { cost: std::mem::take(&mut buffer.cost) }
+    }
+
+    /// What was taken has been handed to QUIC.
+    pub(crate) fn written(&self, channel: usize, cost: u64) {
+        if channel >= self.lanes {
+            self.call_room.add_permits(cost as usize);
+            return;
+        }
+        let mut out = lock(&self.out);
+        let out = &mut *out;
+        out.lanes.written(cost, false, &mut out.scratch);
+        self.settle(out);
+    }
+
+    /// The next body for a stream of its own.
+    pub(crate) fn take_body(&self, link: LinkId) -> Result<Option<OwnStream>, ()> {
+        let mut out = lock(&self.out);
+        if out.carrier.as_ref().is_none_or(|carrier| carrier.id != link) {
+            return Err(());
+        }
+        match out.bodies.pop_front() {
+            Some(message) => Ok(Some(OwnStream { schema: out.schemas[message.schema as usize].clone(), message })),
+            None if out.closing => Err(()),
+            None => Ok(None),
+        }
+    }
+
+    pub(crate) fn body_written(&self, body: usize) {
+        let mut out = lock(&self.out);
+        let out = &mut *out;
+        out.lanes.written(body as u64 + MESSAGE_COST, true, &mut out.scratch);
+        self.settle(out);
+    }
+
+    /// Appends the session's control frames.
+    pub(crate) fn take_control(&self, link: LinkId, bytes: &mut Vec<u8>) {
+        let mut out = lock(&self.out);
+        if out.carrier.as_ref().is_none_or(|carrier| carrier.id != link) {
+            return;
+        }
+        for (mailbox, limit) in std::mem::take(&mut out.grants) {
+            Control::Grant { mailbox, limit }.encode(bytes);
+        }
+        // A lane that asks again after it gave back means the later.
+        let (returns, needs) = (std::mem::take(&mut out.returns), std::mem::take(&mut out.needs));
+        returns.into_values().chain(needs.into_values()).for_each(|frame| frame.encode(bytes));
+        for mailbox in std::mem::take(&mut out.closes) {
+            Control::Closed { mailbox }.encode(bytes);
+        }
+    }
+
+    // What links do: receiving.
+
+    /// Delivers the messages of one chunk, in order.
+    pub(crate) fn receive(
+        self: &Arc<Self>,
+        frames: impl Iterator<Item = Result<LaneFrame, WireError>>,
+    ) -> Result<(), Code> {
+        let Some(shared) = self.shared.upgrade() else { return Ok(()) };
+        let mut closes = Vec::new();
+        let mut guard = lock(&self.inn);
+        let inn = &mut *guard;
+        if inn.ended {
+            return Ok(());
+        }
+        for frame in frames {
+            match frame.map_err(wire_code)? {
+                LaneFrame::Schema { id, schema } => {
+                    if id >= SCHEMAS_MAX {
+                        return Err(Code::LIMIT);
+                    }
+                    let known = inn.schemas.entry(id).or_insert_with(|| Arc::new(schema.clone()));
+                    if **known != schema {
+                        return Err(Code::PROTOCOL);
+                    }
+                }
+                LaneFrame::Message(message) => {
+                    let MessageFrame { mailbox, number, schema, trace: _, body } = message;
+                    let schema = inn.schemas.get(&schema).ok_or(Code::PROTOCOL)?.clone();
+                    if body.len() > shared.config.message_max {
+                        return Err(Code::FRAME_TOO_LARGE);
+                    }
+                    let Some(inbox) = shared.mailboxes.inbox(mailbox) else {
+                        if inn.lanes.refuse(mailbox) {
+                            closes.push(mailbox);
+                        }
+                        continue;
+                    };
+                    let body = if body.len() < COPY_BELOW { Bytes::copy_from_slice(&body) } else { body };
+                    let size = body.len();
+                    let letter = Letter { schema, body, mailbox, from: self.clone() };
+                    let received = inn.lanes.receive(mailbox, number, size, letter, &mut inn.ready);
+                    received.map_err(|violation| self.broken(violation))?;
+                    inbox.deliver(&mut inn.ready);
+                }
+            }
+        }
+        drop(guard);
+        if !closes.is_empty() {
+            self.push_control(|out| out.closes.extend(closes));
+        }
+        Ok(())
+    }
+
+    /// A message of this session was read by its mailbox, or thrown away.
+    fn consumed(&self, mailbox: u64, body: usize) {
+        let mut grants = Vec::new();
+        lock(&self.inn).lanes.consumed(mailbox, body, &mut grants);
+        if !grants.is_empty() {
+            self.push_control(|out| out.grants.extend(grants.iter().map(|grant| (grant.mailbox, grant.limit))));
+        }
+    }
+
+    pub(crate) fn granted(&self, mailbox: u64, limit: u64) {
+        let mut guard = lock(&self.out);
+        let out = &mut *guard;
+        out.lanes.granted(mailbox, limit, &mut out.scratch);
+        self.settle(out);
+    }
+
+    pub(crate) fn mailbox_closed(&self, mailbox: u64) {
+        let mut guard = lock(&self.out);
+        let out = &mut *guard;
+        out.needs.remove(&mailbox);
+        out.lanes.closed(mailbox, &mut out.scratch);
+        self.settle(out);
+    }
+
+    pub(crate) fn need(&self, mailbox: u64, seq: u64, limit: u64, first: bool) -> Result<(), Code> {
+        let Some(shared) = self.shared.upgrade() else { return Ok(()) };
+        let mut inn = lock(&self.inn);
+        if inn.ended {
+            return Ok(());
+        }
+        if shared.mailboxes.inbox(mailbox).is_none() {
+            if inn.lanes.refuse(mailbox) {
+                drop(inn);
+                self.push_control(|out| out.closes.extend([mailbox]));
+            }
+            return Ok(());
+        }
+        let grant = inn.lanes.need(mailbox, seq, limit, first).map_err(|violation| self.broken(violation))?;
+        drop(inn);
+        if let Some(Grant { mailbox, limit }) = grant {
+            self.push_control(|out| out.grants.extend([(mailbox, limit)]));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn returned(&self, mailbox: u64, seq: u64, from: u64, limit: u64) -> Result<(), Code> {
+        let mut grants = Vec::new();
+        let returned = lock(&self.inn).lanes.returned(mailbox, seq, from, limit, &mut grants);
+        returned.map_err(|violation| self.broken(violation))?;
+        if !grants.is_empty() {
+            self.push_control(|out| out.grants.extend(grants.iter().map(|grant| (grant.mailbox, grant.limit))));
+        }
+        Ok(())
+    }
+
+    fn broken(&self, violation: Violation) -> Code {
+        tracing::warn!(peer = %self.peer, %violation, "the peer breaks the rules of the lanes");
+        Code::PROTOCOL
+    }
+
+    /// All streams of the peer are read, on all links: is no message missing?
+    pub(crate) fn is_complete(&self) -> bool {
+        lock(&self.inn).lanes.finish().is_ok()
+    }
+
+    // Calls.
+
+    /// Sends a request. The receiver gets the answer; dropping it and calling [`Session::give_up`] cancels.
+    pub(crate) async fn request(
+        &self,
+        method: &str,
+        timeout_ms: u64,
+        schema: Schema,
+        body: Bytes,
+        calls_max: usize,
+    ) -> Result<(u64, oneshot::Receiver<Answer>), RequestError> {
+        let id = self.next_call.fetch_add(1, Ordering::Relaxed);
+        let frame = CallFrame::Call { id, timeout_ms, method: method.to_owned(), trace: None, schema, body };
+        let bytes = encode(&frame);
+        let room = self.reserve(bytes.len()).await.map_err(|()| RequestError::SessionEnded)?;
+        let (done, answer) = oneshot::channel();
+        {
+            let mut calls = lock(&self.calls);
+            if calls.ended {
+                return Err(RequestError::SessionEnded);
+            }
+            if calls.waiting.len() >= calls_max {
+                drop(calls);
+                self.call_room.add_permits(room);
+                return Err(RequestError::Overloaded);
+            }
+            calls.waiting.insert(id, done);
+        }
+        self.push_call(id, bytes, room);
+        self.calls_changed();
+        Ok((id, answer))
+    }
+
+    /// Nobody waits for the answer any more: the callee is told.
+    pub(crate) fn give_up(&self, id: u64) {
+        if lock(&self.calls).waiting.remove(&id).is_none() {
+            return;
+        }
+        // A cancel takes no room: it is small, and there is at most one per call that had room.
+        self.push_call(id, encode(&CallFrame::Cancel { id }), 0);
+        self.calls_changed();
+    }
+
+    pub(crate) fn answered(&self, id: u64, answer: Answer) {
+        let waiting = lock(&self.calls).waiting.remove(&id);
+        // A late answer ends here: nobody waits.
+        if let Some(done) = waiting {
+            let _ = done.send(answer);
+            self.calls_changed();
+        }
+    }
+
+    /// Starts a handler for a call of the peer, unless the session has ended or the id is in use.
+    pub(crate) fn serve(&self, id: u64, start: impl FnOnce() -> AbortHandle) {
+        let mut calls = lock(&self.calls);
+        if calls.ended || calls.serving.contains_key(&id) {
+            return;
+        }
+        // Under the lock, so that the handler's end cannot come before its beginning.
+        calls.serving.insert(id, start());
+        drop(calls);
+        self.calls_changed();
+    }
+
+    pub(crate) fn served(&self, id: u64) {
+        lock(&self.calls).serving.remove(&id);
+        self.calls_changed();
+    }
+
+    pub(crate) fn cancelled_by_caller(&self, id: u64) {
+        let handler = lock(&self.calls).serving.remove(&id);
+        if let Some(handler) = handler {
+            handler.abort();
+            self.calls_changed();
+        }
+    }
+
+    /// Sends an answer. Waits for room in the buffer.
+    pub(crate) async fn answer(&self, id: u64, status: Status, schema: Option<Schema>, body: Bytes) {
+        let bytes = encode(&CallFrame::Answer { id, status, schema, body });
+        if let Ok(room) = self.reserve(bytes.len()).await {
+            self.push_call(id, bytes, room);
+        }
+    }
+
+    /// Waits for room in the call buffers; a frame larger than all of it takes all of it.
+    async fn reserve(&self, bytes: usize) -> Result<usize, ()> {
+        let room = bytes.min(self.call_buffer);
+        self.call_room.acquire_many(room as u32).await.map_err(|_| ())?.forget();
+        Ok(room)
+    }
+
+    fn push_call(&self, id: u64, bytes: Vec<u8>, room: usize) {
+        let channel = self.lanes + (id % self.call_streams as u64) as usize;
+        let mut guard = lock(&self.out);
+        let out = &mut *guard;
+        if out.ended.is_some() {
+            return;
+        }
+        let buffer = &mut out.channels[channel];
+        buffer.cost += room as u64;
+        buffer.bytes.extend_from_slice(&bytes);
+        if let Some(carrier) = &out.carrier {
+            carrier.signal(channel);
+        }
+        self.unlock_and_want(guard);
+    }
+
+    fn calls_open(&self) -> usize {
+        let calls = lock(&self.calls);
+        calls.waiting.len() + calls.serving.len()
+    }
+
+    fn calls_changed(&self) {
+        let carrier = lock(&self.out).carrier.clone();
+        if let Some(carrier) = carrier {
+            carrier.calls_open(self.calls_open());
+        }
+    }
+
+    // Common parts.
+
+    fn enqueue(&self, out: &mut Out, accepted: Accepted<Item>) {
+        let Accepted { mailbox, number, bulk, item: Item { schema, trace, body }, .. } = accepted;
+        let cost = body.len() as u64 + MESSAGE_COST;
+        let message = MessageFrame { mailbox, number, schema, trace, body };
+        if bulk {
+            out.bodies.push_back(message);
+            if let Some(carrier) = &out.carrier {
+                carrier.signal_body();
+            }
+            return;
+        }
+        let channel = (mailbox % self.lanes as u64) as usize;
+        let buffer = &mut out.channels[channel];
+        let was_empty = buffer.bytes.is_empty();
+        put_message(&mut buffer.bytes, &message);
+        buffer.cost += cost;
+        if let Some(carrier) = out.carrier.as_ref().filter(|_| was_empty) {
+            carrier.signal(channel);
+        }
+    }
+
+    /// Does what the lanes want done.
+    fn settle(&self, out: &mut Out) {
+        if out.scratch.is_empty() {
+            return;
+        }
+        for output in std::mem::take(&mut out.scratch) {
+            match output {
+                lanes::Output::Write(accepted) => {
+                    if let Some(done) = out.waiting.remove(&accepted.ticket) {
+                        let _ = done.send(Ok(()));
+                    }
+                    self.enqueue(out, accepted);
+                }
+                lanes::Output::Return { mailbox, seq, from, limit } => {
+                    out.returns.insert(mailbox, Control::Return { mailbox, seq, from, limit });
+                    if let Some(carrier) = &out.carrier {
+                        carrier.signal_control();
+                    }
+                }
+                lanes::Output::Need { mailbox, seq, limit, first } => {
+                    out.needs.insert(mailbox, Control::Need { mailbox, seq, limit, first });
+                    if let Some(carrier) = &out.carrier {
+                        carrier.signal_control();
+                    }
+                }
+                lanes::Output::Refused { ticket, .. } => {
+                    if let Some(done) = out.waiting.remove(&ticket) {
+                        let _ = done.send(Err(Refused::MailboxClosed));
+                    }
+                }
+            }
+        }
+    }
+
+    fn push_control(&self, push: impl FnOnce(&mut Out)) {
+        let mut out = lock(&self.out);
+        if out.ended.is_some() {
+            return;
+        }
+        push(&mut out);
+        if let Some(carrier) = &out.carrier {
+            carrier.signal_control();
+        }
+        self.unlock_and_want(out);
+    }
+
+    /// Asks for a link when there is none and something waits for one.
+    fn unlock_and_want(&self, mut out: std::sync::MutexGuard<'_, Out>) {
+        let wants = out.carrier.is_none() && !out.wanted && !out.closing && out.is_pending();
+        out.wanted |= wants;
+        drop(out);
+        if wants && let Some(shared) = self.shared.upgrade() {
+            shared.want(self.peer.name());
+        }
+    }
+}
+
+impl Out {
+    fn is_pending(&self) -> bool {
+        self.channels.iter().any(|buffer| !buffer.bytes.is_empty())
+            || !self.bodies.is_empty()
+            || !self.grants.is_empty()
+            || !self.needs.is_empty()
+            || !self.returns.is_empty()
+            || !self.closes.is_empty()
+    }
+}
+
+fn refuse_all(waiting: Vec<oneshot::Sender<Result<(), Refused>>>) {
+    for done in waiting {
+        let _ = done.send(Err(Refused::SessionEnded));
+    }
+}
+
+/// Why a request was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RequestError {
+    Overloaded,
+    SessionEnded,
+}
+
+fn encode(frame: &CallFrame) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    frame.encode(&mut bytes);
+    bytes
+}
+
+/// The close code for bytes that a peer got wrong.
+pub(crate) fn wire_code(error: WireError) -> Code {
+    match error {
+        WireError::TooLong(_) => Code::FRAME_TOO_LARGE,
+        _ => Code::PROTOCOL,
+    }
+}

@@ -1,0 +1,317 @@
+//! A node: its start, its parts, its end.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::cluster::Cluster;
+use crate::config::Config;
+use crate::driver::{self, Command, Shared};
+use crate::error::{ConnectError, StartError};
+use crate::id::{ClusterName, HostName, NameError, NodeId, NodeName};
+use crate::identity::{ClusterKeys, Cookie};
+use crate::messaging::{Mailbox, Message};
+use crate::rpc::Rpc;
+use crate::transport::tls::Tls;
+use crate::transport::{Endpoint, Network};
+use crate::wire::NodeFlags;
+
+/// A running node: one QUIC endpoint and all that lives behind it. Cheap to clone.
+///
+/// Dropping the last clone closes the node's links without waiting; [`Node::shutdown`] leaves in good order. Mailboxes
+/// and addresses do not keep a node running.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), distribute::Error> {
+/// use distribute::{Cookie, Node};
+///
+/// let cookie = Cookie::generate();
+/// let one = Node::builder("one@127.0.0.1:0").cookie(cookie.clone()).start().await?;
+/// let two = Node::builder("two@127.0.0.1:0").cookie(cookie).join(one.name()).start().await?;
+/// two.cluster().connect(one.name()).await?;
+/// assert_eq!(two.cluster().peers(), [one.id()]);
+/// two.shutdown().await;
+/// one.shutdown().await;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Node {
+    guard: Arc<Guard>,
+}
+
+/// Ends the node with its last handle.
+struct Guard {
+    shared: Arc<Shared>,
+    name: NodeName,
+    address: SocketAddr,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.shared.begin_stop();
+        self.shared.command(Command::Stop);
+    }
+}
+
+impl Node {
+    /// Begins to describe a node by its name, `local@host` or `local@host:port`.
+    pub fn builder<N>(name: N) -> Builder
+    where
+        N: TryInto<NodeName, Error = NameError> + ToString,
+    {
+        let text = name.to_string();
+        Builder {
+            name: parse(text, name),
+            cookie: None,
+            cluster: Ok(ClusterName::default()),
+            join: Vec::new(),
+            bind: None,
+            advertise: Vec::new(),
+            network: Network::system(),
+            flags: NodeFlags::default(),
+            config: Config::default(),
+        }
+    }
+
+    /// Returns the node's name. A node started with port 0 has the port that it got.
+    pub fn name(&self) -> &NodeName {
+        &self.guard.name
+    }
+
+    /// Returns the identity of this life of the node.
+    pub fn id(&self) -> NodeId {
+        self.guard.shared.id()
+    }
+
+    /// Returns the address that the node is bound to.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.guard.address
+    }
+
+    /// Opens a mailbox for messages of one type.
+    #[doc(alias = "spawn")]
+    pub fn mailbox<M: Message>(&self) -> Mailbox<M> {
+        Mailbox::open(&self.guard.shared)
+    }
+
+    /// Returns the part that serves methods and calls them.
+    pub fn rpc(&self) -> Rpc {
+        Rpc::new(&self.guard.shared)
+    }
+
+    /// Returns the part that knows the links to other nodes.
+    #[doc(alias = "net_kernel")]
+    pub fn cluster(&self) -> Cluster {
+        Cluster::new(&self.guard.shared)
+    }
+
+    /// Leaves in good order: refuses new calls, waits for running handlers and for what was accepted to be read by the
+    /// peers, closes the links, then the socket. Waits for [`Config::shutdown_timeout`] at most, and a second for the
+    /// last words.
+    ///
+    /// Afterwards sends and calls fail, and mailboxes end when they are read. A second call waits for the first.
+    ///
+    /// # Cancel safety
+    /// A shutdown that is dropped goes on, without waiting for running handlers.
+    pub async fn shutdown(&self) {
+        struct StopNow<'a>(&'a Shared);
+        impl Drop for StopNow<'_> {
+            fn drop(&mut self) {
+                self.0.command(Command::Stop);
+            }
+        }
+        let shared = &*self.guard.shared;
+        shared.begin_stop();
+        let stop = StopNow(shared);
+        let _ = tokio::time::timeout(shared.config.shutdown_timeout, shared.methods.drained()).await;
+        drop(stop);
+        shared.stopped().await;
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.guard.shared
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Node({})", self.id())
+    }
+}
+
+/// A node about to be started.
+#[derive(Debug)]
+#[must_use = "a node is started by `start`"]
+pub struct Builder {
+    name: Result<NodeName, StartError>,
+    cookie: Option<Cookie>,
+    cluster: Result<ClusterName, StartError>,
+    join: Vec<Result<NodeName, StartError>>,
+    bind: Option<SocketAddr>,
+    advertise: Vec<SocketAddr>,
+    network: Network,
+    flags: NodeFlags,
+    config: Config,
+}
+
+/// The most addresses that a node advertises beside its name.
+pub const ADVERTISED_MAX: usize = 4;
+
+impl Builder {
+    /// Sets the cookie, which all nodes of the cluster share. Required.
+    pub fn cookie(mut self, cookie: Cookie) -> Self {
+        self.cookie = Some(cookie);
+        self
+    }
+
+    /// Sets the cluster's name; the default is `default`. Nodes of another cluster name are strangers, whatever their
+    /// cookie.
+    pub fn cluster<C>(mut self, name: C) -> Self
+    where
+        C: TryInto<ClusterName, Error = NameError> + ToString,
+    {
+        let text = name.to_string();
+        self.cluster = name.try_into().map_err(|source| StartError::Name { name: text, source });
+        self
+    }
+
+    /// Adds a node to connect to. The start does not wait for it; once it is reached, [`Cluster::peers`] lists it, and
+    /// until then it is dialled again and again.
+    pub fn join<N>(mut self, name: N) -> Self
+    where
+        N: TryInto<NodeName, Error = NameError> + ToString,
+    {
+        let text = name.to_string();
+        self.join.push(parse(text, name));
+        self
+    }
+
+    /// Binds another address than the name's host and port: for a node behind a forwarded port, or `0.0.0.0`.
+    ///
+    /// The default is the name's host if that is an address of this machine. A DNS host binds all addresses of this
+    /// machine.
+    pub fn bind(mut self, address: SocketAddr) -> Self {
+        self.bind = Some(address);
+        self
+    }
+
+    /// Tells peers another address to dial, beside the name's own; at most [`ADVERTISED_MAX`].
+    pub fn advertise(mut self, address: SocketAddr) -> Self {
+        self.advertise.push(address);
+        self
+    }
+
+    /// Chooses the network; the default is the system's.
+    pub fn network(mut self, network: impl Into<Network>) -> Self {
+        self.network = network.into();
+        self
+    }
+
+    /// Says that nobody can dial this node, as behind a NAT. It dials the others, and its links are kept.
+    pub fn not_dialable(mut self) -> Self {
+        self.flags.not_dialable = true;
+        self
+    }
+
+    /// Says that this node only uses the cluster: it never decides for others.
+    pub fn client(mut self) -> Self {
+        self.flags.client = true;
+        self
+    }
+
+    /// Sets the numbers that the node goes by.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Starts the node. Returns once it is bound and can be dialled.
+    ///
+    /// Call it inside a tokio runtime with time and, on the system's network, I/O enabled. A passphrase cookie is
+    /// stretched first, which takes some 40 ms of a blocking thread; on an in-memory network it is done in place.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left behind.
+    ///
+    /// # Cancel safety
+    /// A start that is dropped starts nothing.
+    pub async fn start(self) -> Result<Node, StartError> {
+        let Self { name, cookie, cluster, join, bind, advertise, network, flags, config } = self;
+        let (name, cluster) = (name?, cluster?);
+        let join = join.into_iter().collect::<Result<Vec<_>, _>>()?;
+        config.validate()?;
+        let cookie = cookie.ok_or(StartError::NoCookie)?;
+        let keys = if cookie.needs_stretching() && network.allows_blocking() {
+            let (cookie, cluster) = (cookie.clone(), cluster.clone());
+            tokio::task::spawn_blocking(move || ClusterKeys::derive(&cookie, &cluster))
+                .await
+                .map_err(|error| StartError::Identity(error.to_string()))?
+        } else {
+            ClusterKeys::derive(&cookie, &cluster)
+        };
+        let address = bind.unwrap_or_else(|| default_bind(&name));
+        let endpoint = Endpoint::bind(network, address, &config);
+        let endpoint = endpoint.map_err(|source| StartError::Bind { address, source })?;
+        let bound = endpoint.local_addr().map_err(|source| StartError::Bind { address, source })?;
+        let name = if name.port() == 0 { name.with_port(bound.port()) } else { name };
+        let tls = Tls::from_cookie(&keys, &cluster, &name).map_err(|error| StartError::Identity(error.to_string()))?;
+        drop(keys);
+        endpoint.identify(&tls, &config);
+        let mut seed = [0; 8];
+        crate::identity::fill_random(&mut seed);
+        let id = NodeId::new(name.clone(), incarnation());
+        tracing::info!(node = %id, %cluster, address = %bound, "started");
+        let addresses = advertise.into_iter().take(ADVERTISED_MAX).collect();
+        let seed = u64::from_be_bytes(seed);
+        let shared = driver::start(driver::Start { config, cluster, id, endpoint, tls, addresses, flags, seed });
+        for peer in join {
+            tokio::spawn(keep_joining(Arc::downgrade(&shared), peer));
+        }
+        Ok(Node { guard: Arc::new(Guard { shared, name, address: bound }) })
+    }
+}
+
+fn parse<N>(text: String, name: N) -> Result<NodeName, StartError>
+where
+    N: TryInto<NodeName, Error = NameError>,
+{
+    name.try_into().map_err(|source| StartError::Name { name: text, source })
+}
+
+fn default_bind(name: &NodeName) -> SocketAddr {
+    let ip = match name.host() {
+        HostName::Ip(ip) => ip,
+        HostName::Dns(host) if host == "localhost" => Ipv4Addr::LOCALHOST.into(),
+        // Where the name points to may be a load balancer or a forwarded port. An IPv6 socket takes IPv4 too, where the
+        // system has IPv6 at all.
+        HostName::Dns(_) => match std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) {
+            Ok(_) => Ipv6Addr::UNSPECIFIED.into(),
+            Err(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        },
+    };
+    (ip, name.port()).into()
+}
+
+/// Microseconds since 1970: later lives of a name have greater numbers, as far as the clock goes; peers correct the rest.
+fn incarnation() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |elapsed| elapsed.as_micros() as u64)
+}
+
+/// Dials a node until there is a session with it, then stops.
+async fn keep_joining(shared: std::sync::Weak<Shared>, peer: NodeName) {
+    loop {
+        let Some(node) = shared.upgrade() else { return };
+        let pause = node.config.backoff_max;
+        if node.is_stopping() {
+            return;
+        }
+        match node.connect(&peer, false).await {
+            Ok(_) | Err(ConnectError::IsSelf | ConnectError::Shutdown) => return,
+            Err(error) => tracing::info!(%peer, %error, "could not join yet"),
+        }
+        drop(node);
+        tokio::time::sleep(pause).await;
+    }
+}
