@@ -33,10 +33,14 @@ pub struct Config {
     /// The longest pause between dials to one peer. Default 5 s.
     pub backoff_max: Duration,
     /// A link that nobody used for so long is closed; the session goes on, and the next use dials again. Default 60 s.
-    /// Links to nodes that cannot be dialled are kept.
+    /// Links of nodes that cannot be dialled are kept.
     pub idle_close: Duration,
-    /// How often a link asks for a sign of life while something is outstanding on it. Default 3 s.
+    /// How long a link waits for a sign of life, while something is outstanding on it, before it asks for one. A question
+    /// that is not answered is repeated six times as often. Default 3 s.
     pub sign_of_life_every: Duration,
+    /// How often a link that is kept, because one of its nodes cannot be dialled, asks for a sign of life. Default 20 s,
+    /// below what address translators commonly remember (RFC 4787 asks for two minutes, many keep 30 s).
+    pub keep_alive: Duration,
     /// A link with something outstanding is lost after so long without a sign of life. Default 10 s. Shorter notices a
     /// dead peer sooner and ends sessions over shorter interruptions.
     pub link_lost_after: Duration,
@@ -121,6 +125,7 @@ impl Default for Config {
             backoff_max: Duration::from_secs(5),
             idle_close: Duration::from_secs(60),
             sign_of_life_every: Duration::from_secs(3),
+            keep_alive: Duration::from_secs(20),
             link_lost_after: Duration::from_secs(10),
             conflict_check: Duration::from_secs(1),
             shutdown_timeout: Duration::from_secs(5),
@@ -184,6 +189,8 @@ impl Config {
             "must be above link_lost_after, or QUIC gives up first",
         )?;
         check(self.quic_idle_timeout > self.idle_close, "quic_idle_timeout", "must be above idle_close")?;
+        check(!self.keep_alive.is_zero(), "keep_alive", some_time)?;
+        check(self.quic_idle_timeout > self.keep_alive, "quic_idle_timeout", "must be above keep_alive")?;
         check(!self.conflict_check.is_zero(), "conflict_check", some_time)?;
         check(self.peers_max > 0, "peers_max", "must be above zero")?;
         check(self.peers_remembered >= self.peers_max, "peers_remembered", "must not be below peers_max")?;

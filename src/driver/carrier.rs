@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::session::{Answer, OwnStream, Session, Take, wire_code};
 use super::{Command, Shared, lock};
-use crate::proto::link::{Clockwork, Output, Times};
+use crate::proto::link::{Clockwork, Idle, Output, Times};
 use crate::proto::links::LinkId;
 use crate::transport::Link;
 use crate::transport::link::{Receiver, Sender, StreamError};
@@ -109,9 +109,10 @@ impl Carrier {
     ) -> Arc<Self> {
         let config = &shared.config;
         let times = Times {
-            ask_every: config.sign_of_life_every,
+            ask_after: config.sign_of_life_every,
+            repeat_every: config.sign_of_life_every / 6,
             lost_after: config.link_lost_after,
-            idle_after: (!is_kept).then_some(config.idle_close),
+            idle: if is_kept { Idle::Keep(config.keep_alive) } else { Idle::Close(config.idle_close) },
         };
         let writers = config.lanes + config.call_streams;
         let channels = writers + config.bulk_streams;

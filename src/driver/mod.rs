@@ -46,7 +46,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) cluster: ClusterName,
-    pub(crate) endpoint: Endpoint,
+    /// Gone once the node has stopped, so that its socket is free while handles live on.
+    endpoint: Mutex<Option<Endpoint>>,
     pub(crate) tls: Tls,
     pub(crate) mailboxes: Mailboxes,
     pub(crate) methods: Methods,
@@ -108,6 +109,10 @@ pub(crate) enum Command {
 }
 
 impl Shared {
+    pub(crate) fn endpoint(&self) -> Option<Endpoint> {
+        lock(&self.endpoint).clone()
+    }
+
     /// This node's present identity.
     pub(crate) fn id(&self) -> NodeId {
         self.id.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -216,7 +221,7 @@ pub(crate) fn start(start: Start) -> Arc<Shared> {
         events: Events::new(config.events_max),
         config,
         cluster,
-        endpoint,
+        endpoint: Mutex::new(Some(endpoint)),
         tls,
         addresses,
         flags,
@@ -263,6 +268,9 @@ struct Entry {
     error: Option<ConnectError>,
     is_arrival: bool,
 }
+
+/// How long a node that has stopped waits for its last packets to be acknowledged.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
@@ -550,7 +558,10 @@ impl Node {
         }
         self.tasks.shutdown().await;
         self.entries.clear();
-        self.shared.endpoint.close(Duration::from_secs(1)).await;
+        let endpoint = lock(&self.shared.endpoint).take();
+        if let Some(endpoint) = endpoint {
+            endpoint.close(LAST_WORDS).await;
+        }
         self.shared.mailboxes.close_all();
         self.shared.events.close();
         self.shared.stopped.send_replace(true);
@@ -565,7 +576,8 @@ async fn sleep_until(deadline: Option<Instant>) {
 }
 
 async fn accept(shared: Arc<Shared>) {
-    while let Some(arrival) = shared.endpoint.accept().await {
+    let Some(endpoint) = shared.endpoint() else { return };
+    while let Some(arrival) = endpoint.accept().await {
         shared.command(Command::Arrived { arrival: Box::new(arrival) });
     }
 }

@@ -17,7 +17,7 @@ use crate::identity::{AuthError, Role};
 use crate::proto::hello::{Channel, Greeting, Handshake, Input, Output, Peer, Refusal};
 use crate::proto::links::LinkId;
 use crate::transport::link::{End, Receiver, StreamError};
-use crate::transport::{Arrival, Endpoint, Link};
+use crate::transport::{Arrival, Link};
 use crate::wire::{CONTROL_MAX, Code, Control, Frame, HELLO_MAX, Splitter, StreamKind, WireError};
 
 /// At most so many addresses of one name are tried in one dial.
@@ -150,7 +150,7 @@ fn refused(code: Code) -> ConnectError {
 
 /// Tries the addresses of a name, one after the other.
 async fn reach(shared: &Shared, name: &NodeName) -> Result<Link, ConnectError> {
-    let endpoint: &Endpoint = &shared.endpoint;
+    let Some(endpoint) = shared.endpoint() else { return Err(ConnectError::Shutdown) };
     let mut last = ConnectError::Resolve(name.clone());
     for address in endpoint.resolve(name).await.into_iter().take(ADDRESSES_MAX) {
         match endpoint.dial(&shared.tls, address, name).await {

@@ -14,12 +14,30 @@ use crate::wire::Code;
 /// When a link asks, gives up, and closes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Times {
-    /// How often to ask for a sign of life while something is outstanding.
-    pub(crate) ask_every: Duration,
+    /// How long to wait for a sign of life, while something is outstanding, before asking.
+    pub(crate) ask_after: Duration,
+    /// How often to repeat a question that was not answered.
+    pub(crate) repeat_every: Duration,
     /// Without a sign for so long, the link is lost.
     pub(crate) lost_after: Duration,
-    /// Unused for so long, the link is closed; `None` to keep it.
-    pub(crate) idle_after: Option<Duration>,
+    /// What to do with a link that was unused for so long.
+    pub(crate) idle: Idle,
+}
+
+/// What becomes of a link that nobody uses.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Idle {
+    Close(Duration),
+    /// Ask for a sign of life, so that nothing on the way forgets the link.
+    Keep(Duration),
+}
+
+impl Idle {
+    fn after(self) -> Duration {
+        match self {
+            Self::Close(after) | Self::Keep(after) => after,
+        }
+    }
 }
 
 /// What the clockwork wants done.
@@ -197,12 +215,20 @@ impl Clockwork {
     /// When to look again.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         match self.outstanding {
-            Some(since) => {
-                let ask = self.pinged.map_or(since, |pinged| pinged.max(since)) + self.times.ask_every;
-                Some(ask.min(self.lost_at(since)))
-            }
+            Some(since) => Some(self.ask_at(since).min(self.lost_at(since))),
             None if self.is_stopping() => None,
-            None => self.times.idle_after.map(|idle| self.used + idle),
+            None => Some(self.used + self.times.idle.after()),
+        }
+    }
+
+    /// After a sign of life there is time; in silence the question is repeated often, so that the first moment of a
+    /// healed path is used, while QUIC's own probes have backed off.
+    fn ask_at(&self, since: Instant) -> Instant {
+        let answered = self.heard.max(since);
+        match self.pinged {
+            Some(pinged) if pinged > answered => pinged + self.times.repeat_every,
+            Some(pinged) => pinged.max(since) + self.times.ask_after,
+            None => since + self.times.ask_after,
         }
     }
 
@@ -212,11 +238,15 @@ impl Clockwork {
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> Vec<Output> {
         let Some(since) = self.outstanding else {
-            return match self.times.idle_after {
-                Some(idle) if !self.is_stopping() && now >= self.used + idle => {
-                    self.begin_stop(Code::IDLE, now).into_iter().collect()
+            if self.is_stopping() || now < self.used + self.times.idle.after() {
+                return vec![];
+            }
+            return match self.times.idle {
+                Idle::Close(_) => self.begin_stop(Code::IDLE, now).into_iter().collect(),
+                Idle::Keep(_) => {
+                    self.wrote(now);
+                    self.ask(now)
                 }
-                _ => vec![],
             };
         };
         if now >= self.lost_at(since) {
@@ -224,9 +254,10 @@ impl Clockwork {
             let agreed = self.stop.said_stopped && self.stop.heard_stopped;
             return vec![Output::Close(if agreed { self.stop_code() } else { Code::LOST })];
         }
-        if now < self.pinged.map_or(since, |pinged| pinged.max(since)) + self.times.ask_every {
-            return vec![];
-        }
+        if now < self.ask_at(since) { vec![] } else { self.ask(now) }
+    }
+
+    fn ask(&mut self, now: Instant) -> Vec<Output> {
         self.ping += 1;
         self.newer_than_ping = false;
         self.pinged = Some(now);
@@ -239,9 +270,10 @@ mod tests {
     use super::*;
 
     const TIMES: Times = Times {
-        ask_every: Duration::from_secs(3),
+        ask_after: Duration::from_secs(3),
+        repeat_every: Duration::from_millis(500),
         lost_after: Duration::from_secs(10),
-        idle_after: Some(Duration::from_secs(60)),
+        idle: Idle::Close(Duration::from_secs(60)),
     };
 
     fn secs(n: u64) -> Duration {
@@ -258,15 +290,19 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_link_never_idles_out() {
+    fn a_kept_link_asks_now_and_then_and_never_stops() {
         let t0 = Instant::now();
-        let mut link = Clockwork::new(Times { idle_after: None, ..TIMES }, t0);
-        assert_eq!(link.poll_timeout(), None);
-        assert_eq!(link.handle_timeout(t0 + secs(6000)), vec![]);
+        let mut link = Clockwork::new(Times { idle: Idle::Keep(secs(20)), ..TIMES }, t0);
+        for n in 1..10 {
+            let now = t0 + n * secs(20);
+            assert_eq!(link.poll_timeout(), Some(now));
+            assert_eq!(link.handle_timeout(now), vec![Output::SendPing { seq: n.into() }]);
+            link.pong(n.into(), now);
+        }
     }
 
     #[test]
-    fn an_outstanding_write_asks_every_three_seconds_and_is_lost_after_ten() {
+    fn an_outstanding_write_asks_after_three_seconds_then_often_and_is_lost_after_ten() {
         let t0 = Instant::now();
         let mut link = Clockwork::new(TIMES, t0);
         link.wrote(t0);
@@ -274,7 +310,7 @@ mod tests {
         loop {
             let now = link.poll_timeout().unwrap();
             match link.handle_timeout(now)[..] {
-                [Output::SendPing { .. }] => asked.push((now - t0).as_secs()),
+                [Output::SendPing { .. }] => asked.push((now - t0).as_millis()),
                 [Output::Close(code)] => {
                     assert_eq!((code, now), (Code::LOST, t0 + secs(10)));
                     break;
@@ -282,7 +318,19 @@ mod tests {
                 ref other => panic!("{other:?}"),
             }
         }
-        assert_eq!(asked, [3, 6, 9]);
+        assert_eq!(asked, (3000..10_000).step_by(500).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn with_signs_of_life_the_questions_are_rare() {
+        let t0 = Instant::now();
+        let mut link = Clockwork::new(TIMES, t0);
+        link.calls_open(1, t0);
+        for n in 1..20 {
+            let now = link.poll_timeout().unwrap();
+            assert_eq!((now, link.handle_timeout(now)), (t0 + n * secs(3), vec![Output::SendPing { seq: n.into() }]));
+            link.pong(n.into(), now);
+        }
     }
 
     #[test]
@@ -291,8 +339,9 @@ mod tests {
         let mut link = Clockwork::new(TIMES, t0);
         link.wrote(t0 + secs(50));
         assert_eq!(link.handle_timeout(t0 + secs(53)), vec![Output::SendPing { seq: 1 }]);
-        assert_eq!(link.handle_timeout(t0 + secs(60) - Duration::from_nanos(1)), vec![Output::SendPing { seq: 2 }]);
-        assert_eq!(link.handle_timeout(t0 + secs(60)), vec![Output::Close(Code::LOST)]);
+        let last = t0 + secs(60);
+        assert_eq!(link.handle_timeout(last - Duration::from_nanos(1)), vec![Output::SendPing { seq: 2 }]);
+        assert_eq!(link.handle_timeout(last), vec![Output::Close(Code::LOST)]);
     }
 
     #[test]
@@ -309,18 +358,9 @@ mod tests {
         link.wrote(t0 + secs(8));
         link.pong(2, t0 + secs(8));
         assert_eq!(link.poll_timeout(), Some(t0 + secs(10)), "the second write is newer than the ping");
-    }
-
-    #[test]
-    fn an_open_call_keeps_asking() {
-        let t0 = Instant::now();
-        let mut link = Clockwork::new(TIMES, t0);
-        link.calls_open(1, t0);
-        for n in 1..100 {
-            let now = link.poll_timeout().unwrap();
-            assert_eq!(link.handle_timeout(now), vec![Output::SendPing { seq: n }]);
-            link.pong(n, now);
-        }
+        link.handle_timeout(t0 + secs(10));
+        link.pong(3, t0 + secs(10));
+        assert_eq!(link.poll_timeout(), Some(t0 + secs(68)));
     }
 
     /// Every order in which the eight steps of an agreed stop can happen ends with both sides closing in good order, and
