@@ -106,7 +106,7 @@ pub struct Config {
     /// The largest UDP payload that path MTU discovery tries. Default 1452, which fits Ethernet; at most 6500, because
     /// with segmentation offload ten segments must fit 64 KiB, and beyond that packets vanish.
     pub mtu_max: u16,
-    /// A frame that has begun must grow by 16 KiB or be complete within this time, again and again. Default 30 s. It
+    /// A frame that has begun must grow by 1 KiB or be complete within this time, again and again. Default 30 s. It
     /// bounds how long a dribbling peer holds a buffer.
     pub frame_timeout: Duration,
     /// A new stream must say what it is within this time. Default 10 s.

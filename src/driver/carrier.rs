@@ -33,7 +33,7 @@ const USER_PINGS: u64 = 1 << 40;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A frame that has begun must bring so many bytes per `frame_timeout`.
-const PROGRESS: usize = 16 * 1024;
+const PROGRESS: usize = 1024;
 
 pub(crate) const CONTROL_PRIORITY: i32 = 2;
 const CALL_PRIORITY: i32 = 1;
@@ -408,7 +408,8 @@ async fn write_bodies(carrier: &Carrier, channel: usize) -> Result<(), StreamErr
                 let mut stream = carrier.open(StreamKind::Body, 0).await?;
                 stream.write(&head).await?;
                 stream.write_chunk(message.body).await?;
-                stream.finish();
+                // QUIC would take body after body into its buffers, and share the path among all of them.
+                stream.finish_and_wait().await?;
                 session.body_written(size);
             }
         }

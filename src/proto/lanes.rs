@@ -336,7 +336,7 @@ pub(crate) struct InboundLimits {
     pub(crate) lanes_max: usize,
     /// The largest body.
     pub(crate) message_max: u64,
-    /// What all lanes together may be granted beyond their windows, in bytes; one message always is.
+    /// What all lanes together may be granted beyond their windows, in bytes, for messages that are larger; one always is.
     pub(crate) extra_max: u64,
 }
 
@@ -562,6 +562,11 @@ impl<T> Inbound<T> {
             lane.limit = window;
             return Some(Grant { mailbox, limit: window });
         }
+        // Beyond the window goes only a message that is larger than it, once all before it is read: else a mailbox that
+        // nobody reads would take the budget of all others.
+        if lane.consumed < lane.received {
+            return None;
+        }
         let extra = lane.asked - window;
         let others = self.extra - lane.extra;
         if others > 0 && others + extra > self.limits.extra_max {
@@ -723,6 +728,18 @@ mod tests {
     }
 
     #[test]
+    fn a_mailbox_that_nobody_reads_gets_no_more_than_its_window() {
+        let mut lanes = Inbound::new(LIMITS);
+        let mut ready = Vec::new();
+        assert_eq!(lanes.receive(1, 0, 500, 0, &mut ready), Ok(()));
+        let full = 500 + MESSAGE_COST + 500 + MESSAGE_COST;
+        assert_eq!(lanes.need(1, 1, full, true), Ok(None), "it holds a message, and the second exceeds the window");
+        let mut grants = Vec::new();
+        lanes.consumed(1, 500, &mut grants);
+        assert_eq!(grants, [Grant { mailbox: 1, limit: 500 + MESSAGE_COST + LIMITS.window }]);
+    }
+
+    #[test]
     fn large_messages_share_a_budget_and_wait_in_turn() {
         let mut lanes = Inbound::<()>::new(LIMITS);
         let large = LIMITS.message_max + MESSAGE_COST;
@@ -866,6 +883,10 @@ mod tests {
             }
             let held: u64 = self.receiver.lanes.values().map(|lane| lane.received - lane.consumed).sum();
             assert!(held <= 5 * LIMITS.window + LIMITS.extra_max, "holds {held}");
+            for lane in self.receiver.lanes.values() {
+                let one = LIMITS.message_max + MESSAGE_COST;
+                assert!(lane.received - lane.consumed <= LIMITS.window + one, "a lane holds too much");
+            }
         }
 
         fn arrive(&mut self, what: Travelling, out: &mut Vec<Output<(u64, u64)>>, grants: &mut Vec<Grant>) {

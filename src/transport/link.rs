@@ -145,6 +145,17 @@ impl Sender {
         self.is_finished = true;
         let _ = self.stream.finish();
     }
+
+    /// Says that this was all, and waits until the peer's QUIC has it.
+    pub(crate) async fn finish_and_wait(mut self) -> Result<(), StreamError> {
+        self.is_finished = true;
+        let _ = self.stream.finish();
+        match self.stream.stopped().await {
+            Ok(None) => Ok(()),
+            Ok(Some(_)) => Err(StreamError::Reset),
+            Err(_) => Err(StreamError::LinkEnded),
+        }
+    }
 }
 
 impl Drop for Sender {
