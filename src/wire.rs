@@ -145,9 +145,11 @@ impl Schema {
 pub(crate) enum Control {
     /// The dialler has accepted the responder's HELLO.
     Ready,
-    /// The credit of a mailbox: all bytes that may ever be sent to it in this session.
+    /// The credit of a mailbox: all bytes that may ever be sent to it in this session. `seq` is of the last request of the
+    /// lane that was heard.
     Grant {
         mailbox: u64,
+        seq: u64,
         limit: u64,
     },
     /// A sender needs credit up to this limit; `first` says that the lane has the first credit. Of the requests of a
@@ -158,11 +160,10 @@ pub(crate) enum Control {
         limit: u64,
         first: bool,
     },
-    /// A sender that was granted up to `from` will not send beyond this limit.
+    /// A sender will not send beyond this limit, and hears no grant that was made before this.
     Return {
         mailbox: u64,
         seq: u64,
-        from: u64,
         limit: u64,
     },
     /// The mailbox does not exist (any more).
@@ -198,9 +199,9 @@ impl Control {
     pub(crate) fn encode(self, out: &mut Vec<u8>) {
         let (kind, fields): (u8, &[u64]) = match &self {
             Self::Ready => (READY, &[]),
-            Self::Grant { mailbox, limit } => (GRANT, &[*mailbox, *limit]),
+            Self::Grant { mailbox, seq, limit } => (GRANT, &[*mailbox, *seq, *limit]),
             Self::Need { mailbox, seq, limit, first } => (NEED, &[*mailbox, *seq, *limit, u64::from(*first)]),
-            Self::Return { mailbox, seq, from, limit } => (RETURN, &[*mailbox, *seq, *from, *limit]),
+            Self::Return { mailbox, seq, limit } => (RETURN, &[*mailbox, *seq, *limit]),
             Self::Closed { mailbox } => (CLOSED, &[*mailbox]),
             Self::Ping { seq } => (PING, &[*seq]),
             Self::Pong { seq } => (PONG, &[*seq]),
@@ -219,11 +220,14 @@ impl Control {
         let mut body = frame.body;
         let read = match frame.kind {
             READY => Self::Ready,
-            GRANT => Self::Grant { mailbox: take_varint(&mut body)?, limit: take_varint(&mut body)? },
+            GRANT => Self::Grant {
+                mailbox: take_varint(&mut body)?,
+                seq: take_varint(&mut body)?,
+                limit: take_varint(&mut body)?,
+            },
             RETURN => Self::Return {
                 mailbox: take_varint(&mut body)?,
                 seq: take_varint(&mut body)?,
-                from: take_varint(&mut body)?,
                 limit: take_varint(&mut body)?,
             },
             NEED => Self::Need {

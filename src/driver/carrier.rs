@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use super::session::{Answer, OwnStream, Session, Take, wire_code};
 use super::{Command, Shared, lock};
+use crate::proto::lanes::Grant;
 use crate::proto::link::{Clockwork, Idle, Output, Times};
 use crate::proto::links::LinkId;
 use crate::transport::Link;
@@ -649,9 +650,9 @@ impl Carrier {
         match frame {
             // READY was read by the greeting, where it belongs; a dialler is sent none.
             Control::Ready => return Err(Code::PROTOCOL),
-            Control::Grant { mailbox, limit } => session.granted(mailbox, limit),
+            Control::Grant { mailbox, seq, limit } => session.granted(Grant { mailbox, seq, limit }),
             Control::Need { mailbox, seq, limit, first } => session.need(mailbox, seq, limit, first)?,
-            Control::Return { mailbox, seq, from, limit } => session.returned(mailbox, seq, from, limit)?,
+            Control::Return { mailbox, seq, limit } => session.returned(mailbox, seq, limit)?,
             Control::Closed { mailbox } => session.mailbox_closed(mailbox),
             Control::Ping { seq } => {
                 // A peer that asks faster than its answers leave waits for them.

@@ -126,7 +126,7 @@ struct Out {
     /// What the lane and call streams write next.
     channels: Vec<Buffer>,
     bodies: VecDeque<MessageFrame>,
-    grants: BTreeMap<u64, u64>,
+    grants: BTreeMap<u64, Grant>,
     /// Requests for credit, and credit given back, as the frames that say so.
     needs: BTreeMap<u64, Control>,
     returns: BTreeMap<u64, Control>,
@@ -391,7 +391,7 @@ impl Session {
         drop(inn);
         if is_known || !grants.is_empty() {
             self.push_control(|out| {
-                out.grants.extend(grants.iter().map(|grant| (grant.mailbox, grant.limit)));
+                out.grants.extend(grants.iter().map(|grant| (grant.mailbox, *grant)));
                 if is_known {
                     out.closes.insert(mailbox);
                     out.grants.remove(&mailbox);
@@ -465,8 +465,8 @@ impl Session {
         if out.carrier.as_ref().is_none_or(|carrier| carrier.id != link) {
             return;
         }
-        for (mailbox, limit) in std::mem::take(&mut out.grants) {
-            Control::Grant { mailbox, limit }.encode(bytes);
+        for Grant { mailbox, seq, limit } in std::mem::take(&mut out.grants).into_values() {
+            Control::Grant { mailbox, seq, limit }.encode(bytes);
         }
         // A lane that asks again after it gave back means the later.
         let (returns, needs) = (std::mem::take(&mut out.returns), std::mem::take(&mut out.needs));
@@ -534,14 +534,14 @@ impl Session {
         let mut grants = Vec::new();
         lock(&self.inn).lanes.consumed(mailbox, body, &mut grants);
         if !grants.is_empty() {
-            self.push_control(|out| out.grants.extend(grants.iter().map(|grant| (grant.mailbox, grant.limit))));
+            self.push_control(|out| out.grants.extend(grants.iter().map(|grant| (grant.mailbox, *grant))));
         }
     }
 
-    pub(crate) fn granted(&self, mailbox: u64, limit: u64) {
+    pub(crate) fn granted(&self, grant: Grant) {
         let mut guard = lock(&self.out);
         let out = &mut *guard;
-        out.lanes.granted(mailbox, limit, &mut out.scratch);
+        out.lanes.granted(grant, &mut out.scratch);
         self.settle(out);
     }
 
@@ -568,18 +568,18 @@ impl Session {
         }
         let grant = inn.lanes.need(mailbox, seq, limit, first).map_err(|violation| self.broken(violation))?;
         drop(inn);
-        if let Some(Grant { mailbox, limit }) = grant {
-            self.push_control(|out| out.grants.extend([(mailbox, limit)]));
+        if let Some(grant) = grant {
+            self.push_control(|out| out.grants.extend([(mailbox, grant)]));
         }
         Ok(())
     }
 
-    pub(crate) fn returned(&self, mailbox: u64, seq: u64, from: u64, limit: u64) -> Result<(), Code> {
+    pub(crate) fn returned(&self, mailbox: u64, seq: u64, limit: u64) -> Result<(), Code> {
         let mut grants = Vec::new();
-        let returned = lock(&self.inn).lanes.returned(mailbox, seq, from, limit, &mut grants);
+        let returned = lock(&self.inn).lanes.returned(mailbox, seq, limit, &mut grants);
         returned.map_err(|violation| self.broken(violation))?;
         if !grants.is_empty() {
-            self.push_control(|out| out.grants.extend(grants.iter().map(|grant| (grant.mailbox, grant.limit))));
+            self.push_control(|out| out.grants.extend(grants.iter().map(|grant| (grant.mailbox, *grant))));
         }
         Ok(())
     }
@@ -750,8 +750,8 @@ impl Session {
                     }
                     self.enqueue(out, accepted);
                 }
-                lanes::Output::Return { mailbox, seq, from, limit } => {
-                    out.returns.insert(mailbox, Control::Return { mailbox, seq, from, limit });
+                lanes::Output::Return { mailbox, seq, limit } => {
+                    out.returns.insert(mailbox, Control::Return { mailbox, seq, limit });
                     if let Some(carrier) = &out.carrier {
                         carrier.signal_control();
                     }
