@@ -4,3 +4,4 @@ mod common;
 mod faults;
 mod lifecycle;
 mod loopback;
+mod processes;
