@@ -16,9 +16,10 @@
 //! A refusal travels as a TLS alert and becomes the QUIC error `0x100 + alert` (RFC 9001, section 4.8). The verifiers
 //! use one alert for each [`AuthError`] and never one with details, because the text of the error is sent to the peer.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::slice;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
@@ -268,7 +269,19 @@ pub(crate) enum TlsError {
 struct Trust {
     accept: Vec<Epoch>,
     algorithms: WebPkiSupportedAlgorithms,
+    /// Certificates that were accepted a moment ago: each link's is judged by TLS and again at its greeting. A change of
+    /// the trust is another `Trust`, which remembers nothing.
+    accepted: Mutex<VecDeque<Accepted>>,
 }
+
+/// A certificate's hash, the epoch that it belongs to, and when that was found.
+type Accepted = ([u8; 32], usize, UnixTime);
+
+/// How many accepted certificates are remembered: as many as may be in their handshake.
+const ACCEPTED_MAX: usize = 128;
+
+/// For how many seconds one is, which is as long as a handshake takes at most.
+const ACCEPTED_FOR: u64 = 5;
 
 /// One cookie's share of the trust.
 struct Epoch {
@@ -279,7 +292,7 @@ struct Epoch {
 impl Trust {
     fn new(accept: Vec<Epoch>) -> Self {
         assert!((1..=EPOCHS_MAX).contains(&accept.len()), "a node trusts one to four epochs");
-        Self { accept, algorithms: ed25519() }
+        Self { accept, algorithms: ed25519(), accepted: Mutex::default() }
     }
 
     /// Returns the epoch that a presented certificate belongs to, or why it is refused.
@@ -295,12 +308,21 @@ impl Trust {
         if !rest.is_empty() {
             return Err(AuthError::Certificate);
         }
+        let hash: [u8; 32] = Sha256::digest(leaf).into();
+        if let Some(at) = self.accepted_lately(&hash, now) {
+            return Ok(&self.accept[at]);
+        }
         let leaf = EndEntityCert::try_from(leaf).map_err(|_| AuthError::Certificate)?;
         let mut refused = AuthError::UnknownIssuer;
-        for epoch in &self.accept {
+        for (at, epoch) in self.accept.iter().enumerate() {
             let anchor = slice::from_ref(&epoch.anchor);
             match leaf.verify_for_usage(self.algorithms.all, anchor, &[], now, BothUsages, None, None) {
-                Ok(_) => return Ok(epoch),
+                Ok(_) => {
+                    let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
+                    accepted.truncate(ACCEPTED_MAX - 1);
+                    accepted.push_front((hash, at, now));
+                    return Ok(epoch);
+                }
                 Err(webpki::Error::UnknownIssuer) => {}
                 Err(webpki::Error::InvalidSignatureForPublicKey) => refused = AuthError::WrongCookie,
                 Err(webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. }) => {
@@ -311,6 +333,12 @@ impl Trust {
             }
         }
         Err(refused)
+    }
+
+    fn accepted_lately(&self, hash: &[u8; 32], now: UnixTime) -> Option<usize> {
+        let accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, at, then) = accepted.iter().find(|(accepted, ..)| accepted == hash)?;
+        (now.as_secs().checked_sub(then.as_secs())? <= ACCEPTED_FOR).then_some(*at)
     }
 }
 
