@@ -148,6 +148,11 @@ impl Carrier {
         self.link.close(code, b"");
     }
 
+    /// Whether this side has read all that the peer sent, and has sent all of its own.
+    pub(crate) fn is_agreed(&self) -> bool {
+        lock(&self.clock).is_agreed()
+    }
+
     /// Why this side closed the link, if it did.
     pub(crate) fn closed_with(&self) -> Option<Code> {
         *lock(&self.closed_with)

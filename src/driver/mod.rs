@@ -11,7 +11,7 @@ pub(crate) mod mailboxes;
 pub(crate) mod peers;
 pub(crate) mod session;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -57,6 +57,8 @@ pub(crate) struct Shared {
     id: RwLock<NodeId>,
     sessions: RwLock<HashMap<NodeName, Arc<Session>>>,
     commands: mpsc::UnboundedSender<Command>,
+    /// Peers for which [`Shared::want`] has a command under way, so that a loop of sends queues one.
+    wanted: Mutex<HashSet<NodeName>>,
     is_stopping: AtomicBool,
     stopped: watch::Sender<bool>,
 }
@@ -153,6 +155,9 @@ impl Shared {
 
     /// Something waits for a link to the peer.
     pub(crate) fn want(&self, peer: &NodeName) {
+        if !lock(&self.wanted).insert(peer.clone()) {
+            return;
+        }
         self.command(Command::Connect { peer: peer.clone(), urgent: false, done: None });
     }
 
@@ -228,6 +233,7 @@ pub(crate) fn start(start: Start) -> Arc<Shared> {
         id: RwLock::new(id),
         sessions: RwLock::default(),
         commands,
+        wanted: Mutex::default(),
         is_stopping: AtomicBool::new(false),
         stopped: watch::Sender::new(false),
     });
@@ -311,6 +317,9 @@ impl Node {
     fn handle(&mut self, command: Command) {
         match command {
             Command::Connect { peer, urgent, done } => {
+                if done.is_none() {
+                    lock(&self.shared.wanted).remove(&peer);
+                }
                 let is_linked = self.shared.session(&peer).filter(|session| self.is_linked(session));
                 match (is_linked, done) {
                     (Some(session), Some(done)) => return drop(done.send(Ok(session))),
@@ -356,9 +365,12 @@ impl Node {
             }
             Command::LinkStopping { link } => self.links.handle(Input::Stopping { link }, now()),
             Command::LinkEnded { link, end } => {
-                let code =
-                    self.entries.get(&link).and_then(|entry| entry.carrier.as_ref()).and_then(|c| c.closed_with());
-                self.links.handle(Input::Closed { link, code: code.or(end.code()) }, now());
+                let carrier = self.entries.get(&link).and_then(|entry| entry.carrier.as_ref());
+                let code = carrier.and_then(|carrier| carrier.closed_with()).or(end.code());
+                let is_agreed = carrier.is_some_and(|carrier| carrier.is_agreed());
+                // A peer that says good-bye before all was read breaks the session, whatever it calls it.
+                let code = code.map(|code| if code.keeps_session() && !is_agreed { Code::PROTOCOL } else { code });
+                self.links.handle(Input::Closed { link, code }, now());
                 self.drain_outputs();
                 self.forget(link);
             }

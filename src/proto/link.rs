@@ -149,6 +149,11 @@ impl Clockwork {
         self.outstanding.is_some()
     }
 
+    /// Whether this side has read all that the peer sent, and has sent all of its own.
+    pub(crate) fn is_agreed(&self) -> bool {
+        self.stop.said_stopped
+    }
+
     /// Why the link stops.
     pub(crate) fn stop_code(&self) -> Code {
         self.stop.code.unwrap_or(Code::IDLE)
