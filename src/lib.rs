@@ -1,4 +1,71 @@
-//! Encrypted clusters for Rust services, over QUIC.
+//! Encrypted clusters for Rust services, over QUIC: typed messages and calls between nodes.
+//!
+//! A [`Node`] is one QUIC endpoint in your process. Nodes that hold the same [`Cookie`] form a cluster; a stranger is turned
+//! away by TLS, before any application data. On a node you open a [`Mailbox`], whose [`Address`] sends to it from anywhere,
+//! and serve a [`Method`], which other nodes call. Links between nodes are made when they are first needed.
+//!
+//! ```
+//! use distribute::{Cookie, Message, Method, Node};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Order { id: u64 }
+//!
+//! impl Message for Order {
+//!     const TAG: &'static str = "shop.order";
+//!     const VERSION: u32 = 1;
+//! }
+//!
+//! const PRICE: Method<u64, u64> = Method::new("shop.price");
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), distribute::Error> {
+//! let cookie = Cookie::generate();
+//! let shop = Node::builder("shop@127.0.0.1:0").cookie(cookie.clone()).start().await?;
+//! let desk = Node::builder("desk@127.0.0.1:0").cookie(cookie).start().await?;
+//!
+//! let mut orders = shop.mailbox::<Order>();
+//! let there = orders.address().bind(&desk); // bound to the node that sends
+//! there.send(Order { id: 7 }).await?;
+//! assert_eq!(orders.recv().await.map(|order| order.id), Some(7));
+//!
+//! shop.rpc().serve(PRICE, |_call, item| async move { 3 * item })?;
+//! assert_eq!(desk.rpc().call(shop.name(), PRICE, 5).await?, 15);
+//! # desk.shutdown().await;
+//! # shop.shutdown().await;
+//! # Ok(()) }
+//! ```
+//!
+//! `examples/tour.rs` does the same with a process per node, and `examples/partition.rs` tests a service under a partition.
+//!
+//! # Order, loss, back-pressure
+//! Two nodes talk within a *session*, which begins with the first link between them. Links come and go (an idle one is
+//! closed); the session ends when a link is lost, when one of the nodes leaves, or when a user disconnects.
+//!
+//! What one node sends to one mailbox arrives in the order of acceptance, at most once, and without a gap as long as the
+//! session lasts. Acceptance is not delivery: what was on its way when a session ends may be lost. So the next send of
+//! every address that had sent in that session returns [`SendError::SessionEnded`] and sends nothing; the one after it
+//! begins anew. Between different mailboxes, and between messages and calls, there is no order.
+//!
+//! [`Address::send`] waits while the mailbox has no room for this node, [`Address::try_send`] returns [`SendError::Full`].
+//! A wait for room has no deadline of its own: put `tokio::time::timeout` around it if you need one.
+//!
+//! # Errors
+//! Each operation has an error of its own, and [`enum@Error`] holds them all, for `?`. A message of an error tells its own
+//! level only: print the chain of [`source`](std::error::Error::source) to see the cause. [`CallError::effect`] answers
+//! what a caller must know before it tries again: [`Effect::NotDone`], the handler did not run; [`Effect::Unknown`], it may
+//! have run; [`Effect::Done`], it ran. Failed sends and connects are always [`Effect::NotDone`]. The library never repeats
+//! anything by itself.
+//!
+//! # Cancel safety
+//! Every future may be dropped, and says in its documentation what that means: a receive that is dropped takes no message,
+//! a send that is dropped has sent nothing or was accepted in that instant, a call that is dropped tells the callee to drop
+//! the handler, and a shutdown that is dropped goes on.
+//!
+//! # Features
+//! - `aws-lc-rs` (default): the TLS provider that agrees on keys by X25519MLKEM768.
+//! - `ring`: another TLS provider, without post-quantum key agreement. With both, `aws-lc-rs` is used. One is required.
+//! - `sim`: the module `sim`, a network in memory for tests under tokio's paused clock.
 #![forbid(unsafe_code)]
 
 #[cfg(not(any(feature = "aws-lc-rs", feature = "ring")))]
@@ -45,3 +112,8 @@ pub use crate::transport::Network;
 pub mod sim {
     pub use crate::transport::fabric::{Conditions, Counters, Fabric, Host};
 }
+
+/// The programs in the README compile and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -5,3 +5,4 @@ mod faults;
 mod lifecycle;
 mod loopback;
 mod processes;
+mod tidy;
