@@ -72,17 +72,21 @@ pub(crate) fn encode<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<(), E
 
 /// Decodes a value; `exact` refuses bytes that follow it.
 pub(crate) fn decode<T: DeserializeOwned>(body: &[u8], exact: bool) -> Result<T, DecodeError> {
-    // bincode takes its limit, which is what keeps a length that lies from allocating, as a constant only: the smallest
-    // step that holds the body.
-    const SMALL: usize = 64 << 10;
-    const MEDIUM: usize = 1 << 20;
-    const LARGE: usize = 16 << 20;
-    const HUGE: usize = 1 << 30;
-    match body.len() {
-        0..=SMALL => decode_within(body, exact, limited::<SMALL>()),
-        ..=MEDIUM => decode_within(body, exact, limited::<MEDIUM>()),
-        ..=LARGE => decode_within(body, exact, limited::<LARGE>()),
-        _ => decode_within(body, exact, limited::<HUGE>()),
+    // The limit keeps a length that lies from allocating. bincode takes it as a constant only, and counts what the values
+    // take in memory: up to 16 times the body, where a u128 came in one byte. So each step holds 16 times its bodies.
+    const KIB: usize = 1 << 10;
+    const MIB: usize = 1 << 20;
+    let size = body.len();
+    if size <= 4 * KIB {
+        decode_within(body, exact, limited::<{ 64 * KIB }>())
+    } else if size <= 64 * KIB {
+        decode_within(body, exact, limited::<MIB>())
+    } else if size <= MIB {
+        decode_within(body, exact, limited::<{ 16 * MIB }>())
+    } else if size <= 16 * MIB {
+        decode_within(body, exact, limited::<{ 256 * MIB }>())
+    } else {
+        decode_within(body, exact, limited::<{ 16 << 30 }>())
     }
 }
 
@@ -116,6 +120,18 @@ mod tests {
     fn trailing_bytes_are_refused_unless_allowed() {
         assert_eq!(decode::<u8>(&[1, 2], true), Err(DecodeError::Trailing(1)));
         assert_eq!(decode::<u8>(&[1, 2], false), Ok(1));
+    }
+
+    /// Small numbers take one byte each on the wire and eight in memory: the limit counts the wire.
+    #[test]
+    fn what_grows_in_memory_is_decoded() {
+        for size in [4_000, 60_000, 1_000_000] {
+            let value = vec![7u128; size];
+            let mut bytes = Vec::new();
+            encode(&value, &mut bytes).unwrap();
+            assert!(bytes.len() < size + 10);
+            assert!(decode(&bytes, true) == Ok(value), "{size}");
+        }
     }
 
     #[test]

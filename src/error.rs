@@ -47,6 +47,21 @@ pub enum Error {
     Call(#[from] CallError),
 }
 
+impl Error {
+    /// Tells whether what failed may have happened all the same.
+    pub fn effect(&self) -> Effect {
+        match self {
+            Self::Connect(error) => error.effect(),
+            Self::Ping(error) => error.effect(),
+            Self::Send(error) => error.effect(),
+            Self::Call(error) => error.effect(),
+            Self::Name(_) | Self::Cookie(_) | Self::Config(_) | Self::Start(_) | Self::Recv(_) | Self::Serve(_) => {
+                Effect::NotDone
+            }
+        }
+    }
+}
+
 /// Why a node did not start. Nothing is left behind.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -152,6 +167,13 @@ pub enum PingError {
     /// The link broke while waiting.
     #[error("the link was lost")]
     Disconnected,
+}
+
+impl PingError {
+    /// Returns [`Effect::NotDone`]: a ping has no effect.
+    pub fn effect(&self) -> Effect {
+        Effect::NotDone
+    }
 }
 
 /// Why a session ended.

@@ -228,10 +228,10 @@ impl TryFrom<String> for NodeName {
     }
 }
 
-impl TryFrom<&NodeName> for NodeName {
+impl TryFrom<&Self> for NodeName {
     type Error = NameError;
 
-    fn try_from(name: &NodeName) -> Result<Self, NameError> {
+    fn try_from(name: &Self) -> Result<Self, NameError> {
         Ok(name.clone())
     }
 }

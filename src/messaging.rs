@@ -30,7 +30,7 @@ use crate::codec::{self, DecodeError, EncodeError};
 use crate::driver::mailboxes::{Entry, LocalRefused, Queue};
 use crate::driver::session::{Letter, Refused, Session, Taken};
 use crate::driver::{Shared, lock};
-use crate::error::{ConnectError, RecvError, SendError};
+use crate::error::{ConnectError, Effect, RecvError, SendError};
 use crate::id::{NodeId, Pid};
 use crate::wire::Schema;
 
@@ -470,12 +470,9 @@ impl<M: Message> Address<M> {
         }
         let attempt = || {
             let body = self.encode(&message, shared.config.message_max)?;
-            let sent_in = match self.current(shared)? {
-                Some(sent_in) => sent_in,
-                None => {
-                    shared.want(self.node().name());
-                    return Err(SendError::NotConnected(self.node().name().clone(), None));
-                }
+            let Some(sent_in) = self.current(shared)? else {
+                shared.want(self.node().name());
+                return Err(SendError::NotConnected(self.node().name().clone(), None));
             };
             self.offer(&sent_in, body, false)
         };
@@ -563,7 +560,7 @@ impl<M: Message> Address<M> {
 
 /// A message that [`Address::try_send`] did not send, and why.
 #[derive(thiserror::Error)]
-#[error("{reason}")]
+#[error("not sent")]
 pub struct TrySendError<M> {
     message: M,
     #[source]
@@ -574,6 +571,11 @@ impl<M> TrySendError<M> {
     /// Returns why it was not sent.
     pub fn reason(&self) -> &SendError {
         &self.reason
+    }
+
+    /// Returns [`Effect::NotDone`].
+    pub fn effect(&self) -> Effect {
+        Effect::NotDone
     }
 
     /// Gives the message back.

@@ -130,6 +130,7 @@ impl State {
 
 impl Subscriber {
     /// The next event; `None` once the node is shut down and all is read.
+    #[expect(clippy::needless_pass_by_ref_mut, reason = "the shape of every poll")]
     pub(crate) fn poll_next(&self, context: &mut Context<'_>) -> Poll<Option<NodeEvent>> {
         let mut queue = lock(&self.queue);
         if let Some(event) = queue.events.pop_front() {

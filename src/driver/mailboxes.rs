@@ -136,6 +136,7 @@ impl<T: Send + 'static> Queue<T> {
     }
 
     /// The next message; `None` once the queue is closed and empty.
+    #[expect(clippy::needless_pass_by_ref_mut, reason = "the shape of every poll")]
     pub(crate) fn poll_pop(&self, context: &mut Context<'_>) -> Poll<Option<Entry<T>>> {
         let mut state = lock(&self.state);
         if let Some(entry) = state.entries.pop_front() {

@@ -63,6 +63,9 @@ pub(crate) struct Shared {
     stopped: watch::Sender<bool>,
 }
 
+/// Who waits for a session.
+type Connected = oneshot::Sender<Result<Arc<Session>, ConnectError>>;
+
 /// What the node task is asked for. The senders are bounded: links, and callers who wait for the answer.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -257,7 +260,7 @@ struct Node {
     entries: HashMap<LinkId, Entry>,
     sessions: HashMap<SessionId, Arc<Session>>,
     /// Who waits for a session with a name.
-    waiting: BTreeMap<NodeName, Vec<oneshot::Sender<Result<Arc<Session>, ConnectError>>>>,
+    waiting: BTreeMap<NodeName, Vec<Connected>>,
     /// Arrivals that are not up yet.
     handshakes: usize,
     tasks: JoinSet<()>,
@@ -366,7 +369,7 @@ impl Node {
             Command::LinkStopping { link } => self.links.handle(Input::Stopping { link }, now()),
             Command::LinkEnded { link, end } => {
                 let carrier = self.entries.get(&link).and_then(|entry| entry.carrier.as_ref());
-                let code = carrier.and_then(|carrier| carrier.closed_with()).or(end.code());
+                let code = carrier.and_then(|carrier| carrier.closed_with()).or_else(|| end.code());
                 let is_agreed = carrier.is_some_and(|carrier| carrier.is_agreed());
                 // A peer that says good-bye before all was read breaks the session, whatever it calls it.
                 let code = code.map(|code| if code.keeps_session() && !is_agreed { Code::PROTOCOL } else { code });

@@ -281,7 +281,7 @@ impl Greeter<'_> {
     async fn judge(&self, peer: Box<Peer>) -> Result<Greeting, Refusal> {
         let (verdict, answer) = oneshot::channel();
         self.shared.command(Command::Judge { link: self.id, role: self.role, peer, verdict });
-        answer.await.unwrap_or(Err(Code::SHUTDOWN.into()))
+        answer.await.unwrap_or_else(|_| Err(Code::SHUTDOWN.into()))
     }
 
     /// The dialler's control stream, with READY taken off; `None` when something else comes first.

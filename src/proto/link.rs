@@ -136,7 +136,11 @@ impl Clockwork {
 
     /// Begins the agreed stop, unless it has begun.
     pub(crate) fn begin_stop(&mut self, code: Code, now: Instant) -> Option<Output> {
-        if self.stop.code.is_some() {
+        if let Some(begun) = self.stop.code {
+            // The graver reason stands: a link that was found idle may be the last.
+            if begun.keeps_session() && !code.keeps_session() {
+                self.stop.code = Some(code);
+            }
             return None;
         }
         self.stop.code = Some(code);
@@ -176,13 +180,6 @@ impl Clockwork {
     pub(crate) fn peer_stops(&mut self, code: Code, streams: u64, now: Instant) -> Vec<Output> {
         self.stop.peer_streams = Some(streams);
         let mut outputs: Vec<_> = self.begin_stop(code, now).into_iter().collect();
-        // The graver reason stands for both: a link that one side found idle may be the other's last.
-        if let Some(own) = self.stop.code
-            && own.keeps_session()
-            && !code.keeps_session()
-        {
-            self.stop.code = Some(code);
-        }
         outputs.extend(self.settle());
         outputs
     }

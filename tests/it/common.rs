@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use distribute::sim::{Conditions, Fabric};
-use distribute::{Builder, Config, Cookie, Node, NodeEvent, NodeEvents};
+use distribute::{Builder, Cookie, Node, NodeEvent, NodeEvents};
 
 /// Nodes on one in-memory network, under the paused clock.
 pub(crate) struct World {
@@ -52,12 +52,6 @@ impl World {
     pub(crate) async fn at(&self, name: &str, host: IpAddr) -> Node {
         let builder = Node::builder(name).cookie(self.cookie.clone()).network(self.fabric.host(host));
         builder.bind((host, 4370).into()).start().await.unwrap()
-    }
-
-    pub(crate) async fn node_with(&self, name: &str, host: u8, set: impl FnOnce(&mut Config)) -> Node {
-        let mut config = Config::default();
-        set(&mut config);
-        self.builder(name, host).config(config).start().await.unwrap()
     }
 
     /// Nodes `a` and `b` on hosts 1 and 2.

@@ -310,16 +310,16 @@ async fn a_handler_ends_with_its_caller() {
             }
         })
         .unwrap();
-    let call = async || {
+    let call = || {
         let (rpc, to) = (a.rpc(), b.name().clone());
         tokio::spawn(async move { rpc.call(&to, WAIT, ()).timeout(secs(600)).await })
     };
-    let first = call().await;
+    let first = call();
     starts.recv().await.unwrap();
     first.abort();
     tokio::time::timeout(secs(1), ends.recv()).await.expect("cancelled").unwrap();
 
-    let _second = call().await;
+    let _second = call();
     starts.recv().await.unwrap();
     world.fabric.cut(ip(1), ip(2));
     tokio::time::timeout(secs(14), ends.recv()).await.expect("ended with the session").unwrap();
