@@ -522,6 +522,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         /// No order of inputs leads up but HELLO with its proof, then the node's consent, then (for a responder) READY;
         /// and after a refusal nothing is said.
         #[test]

@@ -1,8 +1,8 @@
 //! Two or three `Links` joined by a network that delays, cuts and crosses, under a seed.
 //!
 //! The driver, the greeting and the agreed stop are modelled by what they promise: the frames of one link arrive in
-//! order, a close overtakes them, and what happens to one link is reported in its order and once. Each link is labelled by
-//! the two HELLOs that it was greeted with; a session takes the label of its first link. All that matters can be said
+//! order, a close overtakes them, and what happens to one link is reported in its order and once. Each link is labelled
+//! by the two HELLOs that it was greeted with; a session takes the label of its first link. All that matters can be said
 //! about labels: a session is served only by links with its label, and a label that has ended never comes back.
 
 use super::*;
