@@ -393,7 +393,8 @@ impl CallFrame {
         let (kind, body): (u8, &[u8]) = match self {
             Self::Call { id, timeout_ms, method, trace, schema, body } => {
                 put_varint(&mut head, *id);
-                put_varint(&mut head, *timeout_ms);
+                // A caller may be willing to wait for ever.
+                put_varint(&mut head, (*timeout_ms).min(VARINT_MAX));
                 put_text(&mut head, method);
                 head.push(trace.is_some().into());
                 head.extend(trace.iter().flat_map(|trace| trace.0));
@@ -814,4 +815,563 @@ fn take_address(body: &mut Bytes) -> Result<std::net::SocketAddr, WireError> {
         _ => return Err(WireError::Value("address family")),
     };
     Ok((ip, u16::from_be_bytes(take_array(body)?)).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Any frame, with the stream that it belongs to.
+    #[derive(Clone, Debug, PartialEq)]
+    enum Any {
+        Hello(Hello),
+        Control(Control),
+        Lane(LaneFrame),
+        Call(CallFrame),
+    }
+
+    /// These bytes are what nodes of this version say to each other: a change here is a change of the protocol.
+    #[test]
+    fn the_bytes_of_every_frame_are_these() {
+        for (hex, frame) in golden() {
+            assert_eq!(to_hex(&frame.encoded()), hex, "{frame:?}");
+        }
+        let kinds = [StreamKind::Control, StreamKind::Lane, StreamKind::Calls, StreamKind::Body];
+        assert_eq!(kinds.map(StreamKind::to_byte), [1, 2, 3, 4]);
+        for byte in 0..=255 {
+            let kind = kinds.into_iter().find(|kind| kind.to_byte() == byte);
+            assert_eq!(StreamKind::from_byte(byte), kind);
+        }
+    }
+
+    #[test]
+    fn the_golden_frames_are_read_back() {
+        for (hex, frame) in golden() {
+            let bytes = from_hex(hex);
+            assert_eq!(frame.decoded(split_one(&bytes)), Ok(Some(frame.clone())), "{hex}");
+        }
+    }
+
+    #[test]
+    fn a_truncated_frame_is_an_error() {
+        for (hex, frame) in golden() {
+            let whole = split_one(&from_hex(hex));
+            // The body of a message or a call ends where its frame ends: only what comes before it can be cut short.
+            let open_end = match &frame {
+                Any::Lane(LaneFrame::Message(message)) => message.body.len(),
+                Any::Call(CallFrame::Call { body, .. } | CallFrame::Answer { body, .. }) => body.len(),
+                _ => 0,
+            };
+            for len in 0..whole.body.len() {
+                let cut = Frame { kind: whole.kind, body: whole.body.slice(..len) };
+                let read = frame.decoded(cut);
+                assert_eq!(read.is_err(), len < whole.body.len() - open_end, "{len} bytes of {frame:?}: {read:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_that_goes_on_is_an_error() {
+        for (hex, frame) in golden() {
+            let whole = split_one(&from_hex(hex));
+            let longer = Frame { kind: whole.kind, body: [&whole.body[..], &[0]].concat().into() };
+            match frame {
+                Any::Lane(LaneFrame::Message(_)) | Any::Call(CallFrame::Call { .. }) => {}
+                Any::Call(CallFrame::Answer { status: Status::Answered, .. }) => {}
+                _ => assert_eq!(frame.decoded(longer), Err(WireError::Trailing), "{hex}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_frame_is_skipped_if_it_may_be_and_refused_if_not() {
+        let samples = golden();
+        let known = |kind: u8| samples.iter().any(|(hex, _)| from_hex(hex)[0] == kind);
+        for kind in (0..=255u8).filter(|kind| !known(*kind)) {
+            let frame = Frame { kind, body: Bytes::from_static(b"whatever") };
+            let is_skipped = kind & SKIPPABLE != 0;
+            let unknown = WireError::UnknownFrame(kind);
+            assert_eq!(Control::decode(frame.clone()), if is_skipped { Ok(None) } else { Err(unknown) });
+            assert_eq!(LaneFrame::decode(frame.clone()), if is_skipped { Ok(None) } else { Err(unknown) });
+            assert_eq!(CallFrame::decode(frame.clone()), if is_skipped { Ok(None) } else { Err(unknown) });
+            assert_eq!(Hello::decode(frame), Err(unknown), "a greeting is a HELLO");
+        }
+        assert!(samples.iter().all(|(hex, _)| from_hex(hex)[0] & SKIPPABLE == 0), "a later peer may not skip these");
+    }
+
+    #[test]
+    fn a_hello_of_the_next_version_is_understood() {
+        let hello = Hello { minor: MINOR + 1, capabilities: u64::MAX, codecs: vec![1, 99], ..full_hello() };
+        let mut body = split_one(&Any::Hello(hello.clone()).encoded()).body.to_vec();
+        let flags_at = body.len() - 32 - 1 - 8 - 24 - 1;
+        assert_eq!(body[flags_at], 0b11);
+        body[flags_at] = 0xff;
+        body.extend_from_slice(b"what nobody knows yet");
+        assert_eq!(Hello::decode(Frame { kind: HELLO, body: body.into() }), Ok(hello));
+    }
+
+    #[test]
+    fn a_hello_that_says_nonsense_is_refused() {
+        let hello = full_hello();
+        let good = split_one(&Any::Hello(hello.clone()).encoded()).body;
+        let refused = |from: &[u8], to: &[u8], why| {
+            let at = good.windows(from.len()).position(|window| window == from).expect("it is in there");
+            let body = [&good[..at], to, &good[at + from.len()..]].concat();
+            assert_eq!(Hello::decode(Frame { kind: HELLO, body: body.into() }), Err(why), "{to:?}");
+        };
+        refused(b"DSTB", b"DSTC", WireError::Value("magic"));
+        refused(b"a@host", b"a@HOST", WireError::Value("node name"));
+        refused(b"a@host:4370", b"a@host:+437", WireError::Value("node name"));
+        refused(b"a@host:4370", b"a-host:4370", WireError::Value("node name"));
+        refused(b"a@host:4370", b"\xff@host:4370", WireError::Value("UTF-8"));
+        refused(&[4, 10, 0, 0, 2], &[5, 10, 0, 0, 2], WireError::Value("address family"));
+        refused(&[2, 4, 10, 0, 0, 2], &[5, 4, 10, 0, 0, 2], WireError::TooLong(5));
+        refused(&[2, 1, 2, 4, b'p'], &[17, 1, 2, 4, b'p'], WireError::TooLong(17));
+        refused(&[&[4][..], b"prod"].concat(), &[&[0x40, 65][..], b"prod"].concat(), WireError::TooLong(65));
+        refused(&[1; 33], &[&[4][..], &[1; 32]].concat(), WireError::Value("mode"));
+        // The port may not be left out either: one name has one spelling.
+        let short = [&[6][..], b"a@host"].concat();
+        refused(&[&[11][..], b"a@host:4370"].concat(), &short, WireError::Value("node name"));
+    }
+
+    #[test]
+    fn more_than_a_list_may_hold_is_left_out() {
+        let address = full_hello().addresses[0];
+        let hello = Hello { codecs: vec![1; 17], addresses: vec![address; 5], ..full_hello() };
+        let read = Hello::decode(split_one(&Any::Hello(hello).encoded())).expect("a good HELLO");
+        assert_eq!((read.codecs.len(), read.addresses.len()), (16, 4));
+    }
+
+    #[test]
+    fn the_largest_hello_fits() {
+        let hello = Hello {
+            codecs: vec![1; CODECS_MAX],
+            cluster: "c".repeat(crate::id::CLUSTER_NAME_MAX),
+            name: NodeName::parse(&format!("{}@h:4370", "n".repeat(NODE_NAME_MAX - 7))).expect("a long name"),
+            addresses: vec!["[::1]:1".parse().expect("an address"); ADDRESSES_MAX],
+            ..full_hello()
+        };
+        let bytes = Any::Hello(hello.clone()).encoded();
+        assert!(bytes.len() <= HELLO_MAX);
+        assert_eq!(Hello::decode(split_one(&bytes)), Ok(hello));
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        let control = |kind, body: &[u8]| Control::decode(Frame { kind, body: Bytes::copy_from_slice(body) });
+        assert_eq!(control(NEED, &[1, 1, 1, 2]), Err(WireError::Value("first credit flag")));
+        assert_eq!(control(STOP, &[0xc0, 0, 0, 1, 0, 0, 0, 0, 1]), Err(WireError::Value("a 32-bit number")));
+        let call = |kind, body: &[u8]| CallFrame::decode(Frame { kind, body: Bytes::copy_from_slice(body) });
+        assert_eq!(call(ANSWER, &[1, STATUSES.len() as u8]), Err(WireError::Value("status")));
+        assert_eq!(call(CALL, &[1, 1, 1, b'm', 2]), Err(WireError::Value("trace flag")));
+        assert_eq!(call(CALL, &[1, 1, 0x41, 0]), Err(WireError::TooLong(256)), "the longest method has 255 bytes");
+    }
+
+    #[test]
+    fn a_call_may_wait_for_ever() {
+        let (_, call) = golden()
+            .into_iter()
+            .rfind(|(_, frame)| matches!(frame, Any::Call(CallFrame::Call { .. })))
+            .expect("a call");
+        let Any::Call(CallFrame::Call { id, method, trace, schema, body, .. }) = call else { unreachable!() };
+        let call = |timeout_ms| {
+            let (method, schema, body) = (method.clone(), schema.clone(), body.clone());
+            Any::Call(CallFrame::Call { id, timeout_ms, method, trace, schema, body })
+        };
+        assert_eq!(call(u64::MAX).encoded(), call(VARINT_MAX).encoded());
+    }
+
+    #[test]
+    fn varints_are_those_of_rfc_9000() {
+        // RFC 9000, appendix A.1, and both sides of every edge.
+        for (value, hex) in [
+            (151_288_809_941_952_652, "c2197c5eff14e88c"),
+            (494_878_333, "9d7f3e7d"),
+            (15_293, "7bbd"),
+            (37, "25"),
+            (0, "00"),
+            (0x3f, "3f"),
+            (0x40, "4040"),
+            (0x3fff, "7fff"),
+            (0x4000, "80004000"),
+            (0x3fff_ffff, "bfffffff"),
+            (0x4000_0000, "c000000040000000"),
+            (VARINT_MAX, "ffffffffffffffff"),
+        ] {
+            let mut bytes = Vec::new();
+            put_varint(&mut bytes, value);
+            assert_eq!(to_hex(&bytes), hex);
+            assert_eq!(varint_len(value), bytes.len());
+            assert_eq!(peek_varint(&bytes), Some((value, bytes.len())));
+            assert!((0..bytes.len()).all(|len| peek_varint(&bytes[..len]).is_none()));
+        }
+        assert_eq!(peek_varint(&[0x40, 0x25]), Some((37, 2)), "the shortest form is not required");
+    }
+
+    #[test]
+    fn a_frame_that_is_too_long_is_refused_by_its_head() {
+        for (max, head, is_refused) in [(63, [7, 63].as_slice(), false), (63, &[7, 0x40, 64], true), (0, &[7, 1], true)]
+        {
+            for chunk in [1, 2, 3] {
+                let mut splitter = Splitter::new(max);
+                let outcomes: Vec<_> = head
+                    .chunks(chunk)
+                    .map(|chunk| {
+                        splitter.push(Bytes::copy_from_slice(chunk));
+                        splitter.next_frame()
+                    })
+                    .collect();
+                let last = outcomes.last().expect("a head is not empty");
+                assert_eq!(last.is_err(), is_refused, "{outcomes:?}");
+                assert!(outcomes[..outcomes.len() - 1].iter().all(|outcome| *outcome == Ok(None)));
+                assert!(splitter.begun.len() <= head.len());
+            }
+        }
+        let mut splitter = Splitter::new(10);
+        splitter.push(vec![7; 11].into_iter().chain([0; 1000]).collect::<Vec<_>>().into());
+        assert!(splitter.next_frame().is_ok(), "a body of 7 bytes");
+        splitter.chunk = Bytes::from([&[7, 0x44, 0][..], &[0; 1000]].concat());
+        assert_eq!(splitter.next_frame(), Err(WireError::TooLong(1024)));
+        assert_eq!(splitter.begun.len(), 0, "nothing of it was kept");
+        assert_eq!(splitter.next_frame(), Err(WireError::TooLong(1024)), "and it stays refused");
+    }
+
+    #[test]
+    fn a_splitter_knows_what_is_missing() {
+        let mut splitter = Splitter::new(1000);
+        assert!(!splitter.is_begun());
+        for (byte, missing) in [(7, 1), (0x40, 1), (3, 3), (0, 2), (0, 1)] {
+            splitter.push(Bytes::copy_from_slice(&[byte]));
+            assert_eq!(splitter.next_frame(), Ok(None));
+            assert!(splitter.is_begun());
+            assert_eq!(splitter.missing(), missing);
+        }
+        splitter.push(Bytes::from_static(&[0, 8, 0]));
+        assert_eq!(splitter.next_frame(), Ok(Some(Frame { kind: 7, body: Bytes::from_static(&[0, 0, 0]) })));
+        assert!(!splitter.is_begun());
+        assert_eq!(splitter.next_frame(), Ok(Some(Frame { kind: 8, body: Bytes::new() })), "an empty body is a body");
+        assert_eq!(splitter.next_frame(), Ok(None));
+        assert!(!splitter.is_begun());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_written_is_read(frame in any_frame()) {
+            let bytes = frame.encoded();
+            prop_assert_eq!(frame.decoded(split_one(&bytes)), Ok(Some(frame)));
+        }
+
+        #[test]
+        fn it_does_not_matter_how_a_stream_is_cut(
+            frames in vec((any::<u8>(), vec(any::<u8>(), 0..200)), 0..8),
+            cuts in vec(1..100usize, 1..20),
+        ) {
+            let mut bytes = Vec::new();
+            for (kind, body) in &frames {
+                put_frame(&mut bytes, *kind, body.len(), |out| out.extend_from_slice(body));
+            }
+            let mut splitter = Splitter::new(200);
+            let mut read = Vec::new();
+            let mut left = Bytes::from(bytes);
+            for cut in cuts.into_iter().cycle() {
+                if left.is_empty() {
+                    break;
+                }
+                splitter.push(left.split_to(cut.min(left.len())));
+                while let Some(frame) = splitter.next_frame().expect("none is too long") {
+                    read.push((frame.kind, frame.body.to_vec()));
+                }
+                if splitter.is_begun() {
+                    prop_assert!((1..=left.len()).contains(&splitter.missing()));
+                }
+            }
+            prop_assert!(!splitter.is_begun());
+            prop_assert_eq!(read, frames);
+        }
+
+        #[test]
+        fn no_bytes_break_a_decoder(
+            kind in any::<u8>(),
+            sample in any::<prop::sample::Index>(),
+            body in vec(any::<u8>(), 0..400),
+        ) {
+            let samples = golden();
+            let (hex, _) = &samples[sample.index(samples.len())];
+            for kind in [kind, from_hex(hex)[0]] {
+                let frame = Frame { kind, body: body.clone().into() };
+                let _ = (Hello::decode(frame.clone()), Control::decode(frame.clone()));
+                let _ = (LaneFrame::decode(frame.clone()), CallFrame::decode(frame));
+            }
+            let mut splitter = Splitter::new(100);
+            splitter.push(body.into());
+            while let Ok(Some(_)) = splitter.next_frame() {}
+        }
+
+        /// A good frame with a few bytes changed goes deeper than noise does; what is read of it can be said again.
+        #[test]
+        fn no_change_of_a_frame_breaks_a_decoder(
+            sample in any::<prop::sample::Index>(),
+            changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        ) {
+            let samples = golden();
+            let (hex, frame) = &samples[sample.index(samples.len())];
+            let whole = split_one(&from_hex(hex));
+            let mut body = whole.body.to_vec();
+            for (at, byte) in changes {
+                if !body.is_empty() {
+                    let at = at.index(body.len());
+                    body[at] = byte;
+                }
+            }
+            if let Ok(Some(read)) = frame.decoded(Frame { kind: whole.kind, body: body.into() }) {
+                prop_assert_eq!(read.decoded(split_one(&read.encoded())), Ok(Some(read)));
+            }
+        }
+    }
+
+    impl Any {
+        fn encoded(&self) -> Vec<u8> {
+            let mut out = Vec::new();
+            match self {
+                Self::Hello(hello) => hello.encode(&mut out),
+                Self::Control(control) => control.encode(&mut out),
+                Self::Lane(LaneFrame::Schema { id, schema }) => put_schema(&mut out, *id, schema),
+                Self::Lane(LaneFrame::Message(message)) => put_message(&mut out, message),
+                Self::Call(call) => call.encode(&mut out),
+            }
+            out
+        }
+
+        /// Reads a frame from the kind of stream that this one belongs to.
+        fn decoded(&self, frame: Frame) -> Result<Option<Self>, WireError> {
+            Ok(match self {
+                Self::Hello(_) => Some(Self::Hello(Hello::decode(frame)?)),
+                Self::Control(_) => Control::decode(frame)?.map(Self::Control),
+                Self::Lane(_) => LaneFrame::decode(frame)?.map(Self::Lane),
+                Self::Call(_) => CallFrame::decode(frame)?.map(Self::Call),
+            })
+        }
+    }
+
+    fn golden() -> Vec<(&'static str, Any)> {
+        let trace = Trace(std::array::from_fn(|n| n as u8));
+        let schema = Schema { tag: "shop.order".to_owned(), version: 300, readable_since: 2, codec: 1 };
+        let body = Bytes::from_static(b"body");
+        let message = MessageFrame { mailbox: 5, number: 70_000, schema: 3, trace: None, body: body.clone() };
+        let call = |trace| CallFrame::Call {
+            id: 9,
+            timeout_ms: 5_000,
+            method: "shop.quote".to_owned(),
+            trace,
+            schema: schema.clone(),
+            body: body.clone(),
+        };
+        let failed = |status| CallFrame::Answer { id: 9, status, schema: None, body: Bytes::new() };
+        let answered =
+            CallFrame::Answer { id: 9, status: Status::Answered, schema: Some(schema.clone()), body: body.clone() };
+        vec![
+            (
+                "01408c4453544200000101020304050607080000000000000000010000000201020470726f640b6140686f73743a3433\
+                 373002040a00000211120620010db8000000000000000000000001005003000000000000000600000000000000070000\
+                 0000000000080001000000000400010101010101010101010101010101010101010101010101010101010101010101",
+                Any::Hello(full_hello()),
+            ),
+            (
+                "014070445354420000020102030405060708000000000000000001000000000470726f640b6140686f73743a34333730\
+                 000000000000000000060000000000000007000000000000000800010000000004000301010101010101010101010101\
+                 01010101010101010101010101010101010101",
+                Any::Hello(bare_hello()),
+            ),
+            ("0200", Any::Control(Control::Ready)),
+            ("0306050280100000", Any::Control(Control::Grant { mailbox: 5, seq: 2, limit: 1 << 20 })),
+            ("04050502406400", Any::Control(Control::Need { mailbox: 5, seq: 2, limit: 100, first: false })),
+            ("04050502406401", Any::Control(Control::Need { mailbox: 5, seq: 2, limit: 100, first: true })),
+            ("050105", Any::Control(Control::Closed { mailbox: 5 })),
+            ("0608c000010000000000", Any::Control(Control::Ping { seq: 1 << 40 })),
+            ("070101", Any::Control(Control::Pong { seq: 1 })),
+            ("08020203", Any::Control(Control::Stop { code: Code::IDLE, streams: 3 })),
+            ("0900", Any::Control(Control::Stopped)),
+            ("0a0305023c", Any::Control(Control::Return { mailbox: 5, seq: 2, limit: 60 })),
+            ("1010030a73686f702e6f72646572412c0201", Any::Lane(LaneFrame::Schema { id: 3, schema: schema.clone() })),
+            ("110a058001117003626f6479", Any::Lane(LaneFrame::Message(message.clone()))),
+            (
+                "1223058001117003000102030405060708090a0b0c0d0e0f101112131415161718626f6479",
+                Any::Lane(LaneFrame::Message(MessageFrame { trace: Some(trace), ..message })),
+            ),
+            ("20220953880a73686f702e71756f7465000a73686f702e6f72646572412c0201626f6479", Any::Call(call(None))),
+            (
+                "203b0953880a73686f702e71756f746501000102030405060708090a0b0c0d0e0f1011121314151617180a73686f702e\
+                 6f72646572412c0201626f6479",
+                Any::Call(call(Some(trace))),
+            ),
+            ("211509000a73686f702e6f72646572412c0201626f6479", Any::Call(answered)),
+            ("21020901", Any::Call(failed(Status::NoSuchMethod))),
+            ("21020902", Any::Call(failed(Status::Mismatch))),
+            ("21020903", Any::Call(failed(Status::Undecodable))),
+            ("21020904", Any::Call(failed(Status::Panicked))),
+            ("21020905", Any::Call(failed(Status::Cancelled))),
+            ("21020906", Any::Call(failed(Status::ShuttingDown))),
+            ("21020907", Any::Call(failed(Status::Overloaded))),
+            ("21020908", Any::Call(failed(Status::Expired))),
+            ("21020909", Any::Call(failed(Status::AnswerTooLarge))),
+            ("220109", Any::Call(CallFrame::Cancel { id: 9 })),
+        ]
+    }
+
+    fn full_hello() -> Hello {
+        Hello {
+            minor: MINOR,
+            role: 1,
+            incarnation: 0x0102_0304_0506_0708,
+            capabilities: 0,
+            message_max: 16 << 20,
+            codecs: vec![1, 2],
+            cluster: "prod".to_owned(),
+            name: NodeName::parse("a@host").expect("a name"),
+            addresses: vec!["10.0.0.2:4370".parse().expect("v4"), "[2001:db8::1]:80".parse().expect("v6")],
+            flags: NodeFlags { not_dialable: true, client: true },
+            known_incarnation: 6,
+            ended: 7,
+            seen_ended: 8,
+            first_credit: 65_536,
+            first_lanes: 1_024,
+            mode: Mode::Cookie,
+            proof: [1; 32],
+        }
+    }
+
+    fn bare_hello() -> Hello {
+        Hello {
+            role: 2,
+            codecs: vec![],
+            addresses: vec![],
+            flags: NodeFlags::default(),
+            mode: Mode::Both,
+            ..full_hello()
+        }
+    }
+
+    fn number() -> impl Strategy<Value = u64> {
+        prop_oneof![0..100u64, 0..=VARINT_MAX]
+    }
+
+    fn schema() -> impl Strategy<Value = Schema> {
+        ("[a-z.é]{0,100}", any::<u32>(), any::<u32>(), any::<u8>())
+            .prop_map(|(tag, version, readable_since, codec)| Schema { tag, version, readable_since, codec })
+    }
+
+    fn trace() -> impl Strategy<Value = Option<Trace>> {
+        prop::option::of(any::<[u8; 25]>().prop_map(Trace))
+    }
+
+    fn body() -> impl Strategy<Value = Bytes> {
+        vec(any::<u8>(), 0..300).prop_map(Bytes::from)
+    }
+
+    fn any_frame() -> impl Strategy<Value = Any> {
+        prop_oneof![
+            hello().prop_map(Any::Hello),
+            control().prop_map(Any::Control),
+            (number(), schema()).prop_map(|(id, schema)| Any::Lane(LaneFrame::Schema { id, schema })),
+            (number(), number(), number(), trace(), body()).prop_map(|(mailbox, number, schema, trace, body)| {
+                Any::Lane(LaneFrame::Message(MessageFrame { mailbox, number, schema, trace, body }))
+            }),
+            call().prop_map(Any::Call),
+        ]
+    }
+
+    fn control() -> impl Strategy<Value = Control> {
+        (0..9u8, number(), number(), number(), any::<(u32, bool)>()).prop_map(
+            |(kind, mailbox, seq, limit, (code, first))| match kind {
+                0 => Control::Ready,
+                1 => Control::Grant { mailbox, seq, limit },
+                2 => Control::Need { mailbox, seq, limit, first },
+                3 => Control::Return { mailbox, seq, limit },
+                4 => Control::Closed { mailbox },
+                5 => Control::Ping { seq },
+                6 => Control::Pong { seq },
+                7 => Control::Stop { code: Code(code), streams: limit },
+                _ => Control::Stopped,
+            },
+        )
+    }
+
+    fn call() -> impl Strategy<Value = CallFrame> {
+        prop_oneof![
+            (number(), number(), "[a-z.]{0,255}", trace(), schema(), body()).prop_map(
+                |(id, timeout_ms, method, trace, schema, body)| CallFrame::Call {
+                    id,
+                    timeout_ms,
+                    method,
+                    trace,
+                    schema,
+                    body
+                }
+            ),
+            (number(), schema(), body()).prop_map(|(id, schema, body)| CallFrame::Answer {
+                id,
+                status: Status::Answered,
+                schema: Some(schema),
+                body
+            }),
+            (number(), 1..STATUSES.len()).prop_map(|(id, status)| CallFrame::Answer {
+                id,
+                status: STATUSES[status],
+                schema: None,
+                body: Bytes::new()
+            }),
+            number().prop_map(|id| CallFrame::Cancel { id }),
+        ]
+    }
+
+    fn hello() -> impl Strategy<Value = Hello> {
+        let address = (any::<std::net::IpAddr>(), any::<u16>()).prop_map(std::net::SocketAddr::from);
+        (
+            (any::<u16>(), any::<u8>(), any::<[u64; 5]>(), any::<[u32; 3]>()),
+            (vec(any::<u8>(), 0..=CODECS_MAX), "[a-z.]{0,64}", "[a-z]{1,20}@[a-z]{1,20}"),
+            (vec(address, 0..=ADDRESSES_MAX), any::<[bool; 2]>(), 0..3usize, any::<[u8; 32]>()),
+        )
+            .prop_map(
+                |((minor, role, longs, ints), (codecs, cluster, name), (addresses, flags, mode, proof))| Hello {
+                    minor,
+                    role,
+                    incarnation: longs[0],
+                    capabilities: longs[1],
+                    message_max: ints[0],
+                    codecs,
+                    cluster,
+                    name: NodeName::parse(&name).expect("a name"),
+                    addresses,
+                    flags: NodeFlags { not_dialable: flags[0], client: flags[1] },
+                    known_incarnation: longs[2],
+                    ended: longs[3],
+                    seen_ended: longs[4],
+                    first_credit: ints[1],
+                    first_lanes: ints[2],
+                    mode: [Mode::Cookie, Mode::Pki, Mode::Both][mode],
+                    proof,
+                },
+            )
+    }
+
+    fn split_one(bytes: &[u8]) -> Frame {
+        let mut splitter = Splitter::new(CONTROL_MAX);
+        splitter.push(Bytes::copy_from_slice(bytes));
+        let frame = splitter.next_frame().expect("a frame").expect("a whole one");
+        assert_eq!((splitter.next_frame(), splitter.is_begun()), (Ok(None), false), "one frame and no more");
+        frame
+    }
+
+    fn to_hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn from_hex(hex: &str) -> Vec<u8> {
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex")).collect()
+    }
 }

@@ -281,3 +281,403 @@ impl Handshake {
 
 /// No incarnation and no counter reaches this: it is a clock some 140,000 years from now.
 pub(crate) const INCARNATION_END: u64 = 1 << 62;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::identity::{ClusterKeys, Cookie};
+    use crate::wire::{HELLO_MAX, Splitter};
+
+    const COOKIE: &str = "pk1-aaaqeayeaudaocajbifqydiob4ibceqtcqkrmfyydenbwha5dypqeeggyf";
+    const EXPORTER: [u8; 32] = [0xee; 32];
+
+    /// What the two ends are given before they speak. A test bends it, then sees what becomes of the greeting.
+    struct Pair {
+        dialler: (Local, Channel),
+        responder: (Local, Channel),
+        expected: NodeName,
+    }
+
+    #[test]
+    fn a_good_pair_comes_up() {
+        let (mut dialler, hello) = pair().dialler();
+        let mut responder = pair().responder();
+        let greeting = Greeting { known_incarnation: 1, ended: 2, seen_ended: 3 };
+
+        let judged = responder.handle(frame(&hello));
+        let [Output::Judge(peer)] = &judged[..] else { panic!("{judged:?}") };
+        assert_eq!((&peer.id, peer.fingerprint), (&life("a@h", 5), [0xaa; 32]));
+        assert_eq!(peer.greeting, Greeting { known_incarnation: 6, ended: 0, seen_ended: 1 });
+        assert_eq!((peer.message_max, peer.first_credit, peer.first_lanes), (1000, 100, 3));
+
+        let answered = responder.handle(Input::Judged(Ok(greeting)));
+        let [Output::Send(answer)] = &answered[..] else { panic!("{answered:?}") };
+        let judged = dialler.handle(frame(answer));
+        let [Output::Judge(peer)] = &judged[..] else { panic!("{judged:?}") };
+        assert_eq!((&peer.id, peer.fingerprint, peer.greeting), (&life("b@h", 6), [0xbb; 32], greeting));
+
+        assert_eq!(dialler.handle(Input::Judged(Ok(greeting))), [Output::SendReady, Output::Up]);
+        assert_eq!(responder.handle(Input::Ready), [Output::Up]);
+        for machine in [&mut dialler, &mut responder] {
+            assert_eq!(machine.handle(Input::Deadline), [], "its time is over");
+        }
+    }
+
+    /// Both ends are bent in turn: the same lie is refused by either.
+    #[test]
+    fn what_is_wrong_with_a_hello_is_refused_with_its_code() {
+        type Bend = fn(&mut Hello);
+        let bends: [(&str, Code, Bend); 18] = [
+            ("a proof with one wrong bit", Code::BAD_PROOF, |hello| hello.proof[31] ^= 1),
+            ("no proof", Code::BAD_PROOF, |hello| hello.proof = [0; 32]),
+            ("a proof for another incarnation", Code::BAD_PROOF, |hello| hello.incarnation += 1),
+            ("another cluster", Code::NAME_MISMATCH, |hello| hello.cluster = "other".to_owned()),
+            ("a name that is not the certificate's", Code::NAME_MISMATCH, |hello| hello.name = name("c@h")),
+            ("the own role", Code::PROTOCOL, |hello| hello.role = 3 - hello.role),
+            ("no role", Code::PROTOCOL, |hello| hello.role = 0),
+            ("another mode", Code::MODE_MISMATCH, |hello| hello.mode = Mode::Pki),
+            ("both modes", Code::MODE_MISMATCH, |hello| hello.mode = Mode::Both),
+            ("an unknown codec", Code::VERSION, |hello| hello.codecs = vec![99]),
+            ("no codec", Code::VERSION, |hello| hello.codecs = vec![]),
+            ("no incarnation", Code::PROTOCOL, |hello| prove(hello, |hello| hello.incarnation = 0)),
+            ("the last incarnation", Code::PROTOCOL, |hello| prove(hello, |hello| hello.incarnation = INCARNATION_END)),
+            ("no room for a next life", Code::PROTOCOL, |hello| prove(hello, |hello| hello.incarnation = u64::MAX)),
+            ("a count that is none", Code::PROTOCOL, |hello| hello.ended = INCARNATION_END),
+            ("a seen count that is none", Code::PROTOCOL, |hello| hello.seen_ended = u64::MAX),
+            ("an exporter of another channel", Code::BAD_PROOF, |hello| {
+                hello.proof = proof_of(hello, &[0xef; 32], true);
+            }),
+            ("a proof of the other role", Code::BAD_PROOF, |hello| {
+                hello.proof = proof_of(hello, &EXPORTER, false);
+            }),
+        ];
+        for (lie, code, bend) in bends {
+            let (_, hello) = pair().dialler();
+            let refused = pair().responder().handle(frame(&bent(&hello, bend)));
+            assert_eq!(refused, [Output::Refuse(code.into())], "{lie}, told by the dialler");
+
+            let (mut dialler, _) = pair().dialler();
+            let refused = dialler.handle(frame(&bent(&answer(), bend)));
+            assert_eq!(refused, [Output::Refuse(code.into())], "{lie}, told by the responder");
+        }
+    }
+
+    #[test]
+    fn what_only_a_later_version_says_is_no_lie() {
+        let later: fn(&mut Hello) = |hello| {
+            hello.minor = MINOR + 1;
+            hello.capabilities = u64::MAX;
+            hello.codecs = vec![99, crate::codec::BINCODE];
+            prove(hello, |hello| hello.incarnation = INCARNATION_END - 1);
+        };
+        let (mut dialler, hello) = pair().dialler();
+        assert!(matches!(pair().responder().handle(frame(&bent(&hello, later)))[..], [Output::Judge(_)]));
+        assert!(matches!(dialler.handle(frame(&bent(&answer(), later)))[..], [Output::Judge(_)]));
+    }
+
+    #[test]
+    fn a_proof_made_for_other_keys_is_refused() {
+        let bends: [fn(&mut Channel); 4] = [
+            |channel| channel.exporter = [0; 32],
+            |channel| channel.own_spki = [0; 32],
+            |channel| channel.peer_spki = [0; 32],
+            |channel| channel.peer_key = keys(&Cookie::generate()),
+        ];
+        for bend in bends {
+            let (_, hello) = pair().dialler();
+            let mut other = pair();
+            bend(&mut other.responder.1);
+            assert_eq!(other.responder().handle(frame(&hello)), [Output::Refuse(Code::BAD_PROOF.into())]);
+
+            let mut other = pair();
+            bend(&mut other.dialler.1);
+            assert_eq!(other.dialler().0.handle(frame(&answer())), [Output::Refuse(Code::BAD_PROOF.into())]);
+        }
+    }
+
+    #[test]
+    fn an_echo_proves_nothing() {
+        let (mut dialler, hello) = pair().dialler();
+        assert_eq!(dialler.handle(frame(&hello)), [Output::Refuse(Code::PROTOCOL.into())]);
+        // With role, name and all else set right, the proof is still the own one.
+        for expected in ["a@h", "b@h"] {
+            let (mut dialler, _) = Pair { expected: name(expected), ..pair() }.dialler();
+            let echo = bent(&hello, |hello| (hello.role, hello.name) = (Role::Responder as u8, name(expected)));
+            let refused = dialler.handle(frame(&echo));
+            let code = if expected == "b@h" { Code::BAD_PROOF } else { Code::NAME_MISMATCH };
+            assert_eq!(refused, [Output::Refuse(code.into())]);
+        }
+        let echo = bent(&answer(), |hello| (hello.role, hello.name) = (Role::Dialler as u8, name("a@h")));
+        assert_eq!(pair().responder().handle(frame(&echo)), [Output::Refuse(Code::BAD_PROOF.into())]);
+    }
+
+    #[test]
+    fn a_dialler_reaches_whom_it_expects_or_nobody() {
+        let mut pair = pair();
+        pair.expected = name("c@h");
+        pair.dialler.1.certified = Box::new(|_| true);
+        assert_eq!(pair.dialler().0.handle(frame(&answer())), [Output::Refuse(Code::NAME_MISMATCH.into())]);
+    }
+
+    #[test]
+    fn every_truncation_is_refused() {
+        let hello = answer();
+        let whole = split(&hello);
+        for len in 0..whole.body.len() {
+            let cut = Frame { kind: whole.kind, body: whole.body.slice(..len) };
+            let (mut dialler, _) = pair().dialler();
+            let refused = dialler.handle(Input::Frame(Ok(cut)));
+            assert!(matches!(&refused[..], [Output::Refuse(_)]), "{refused:?} at {len}");
+        }
+        for (error, code) in [
+            (WireError::Short, Code::PROTOCOL),
+            (WireError::TooLong(HELLO_MAX as u64 + 1), Code::FRAME_TOO_LARGE),
+            (WireError::UnknownFrame(9), Code::PROTOCOL),
+        ] {
+            let (mut dialler, _) = pair().dialler();
+            assert_eq!(dialler.handle(Input::Frame(Err(error))), [Output::Refuse(code.into())]);
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_the_node_is_passed_on() {
+        let (_, hello) = pair().dialler();
+        let mut responder = pair().responder();
+        responder.handle(frame(&hello));
+        let refusal = Refusal { code: Code::STALE_INCARNATION, reason: vec![1, 2, 3] };
+        assert_eq!(responder.handle(Input::Judged(Err(refusal.clone()))), [Output::Refuse(refusal)]);
+        assert_eq!(responder.handle(Input::Ready), []);
+    }
+
+    #[test]
+    fn out_of_turn_is_refused() {
+        let protocol = || [Output::Refuse(Code::PROTOCOL.into())];
+        let (_, hello) = pair().dialler();
+        let ok = || Input::Judged(Ok(Greeting::default()));
+
+        assert_eq!(pair().responder().handle(Input::Ready), protocol(), "READY before HELLO");
+        assert_eq!(pair().responder().handle(ok()), protocol(), "a verdict on nobody");
+
+        let mut responder = pair().responder();
+        responder.handle(frame(&hello));
+        assert_eq!(responder.handle(frame(&hello)), protocol(), "HELLO twice");
+
+        let mut responder = pair().responder();
+        responder.handle(frame(&hello));
+        assert_eq!(responder.handle(Input::Ready), protocol(), "READY before the answer");
+
+        let mut responder = pair().responder();
+        responder.handle(frame(&hello));
+        responder.handle(ok());
+        assert_eq!(responder.handle(frame(&hello)), protocol(), "HELLO in place of READY");
+
+        let (mut dialler, _) = pair().dialler();
+        assert_eq!(dialler.handle(Input::Ready), protocol(), "a responder says no READY");
+
+        let (mut dialler, _) = pair().dialler();
+        dialler.handle(frame(&answer()));
+        dialler.handle(ok());
+        assert_eq!(dialler.handle(frame(&answer())), protocol(), "HELLO on a link that is up");
+    }
+
+    #[test]
+    fn the_deadline_ends_every_state_but_up() {
+        let (_, hello) = pair().dialler();
+        let steps = [frame(&hello), Input::Judged(Ok(Greeting::default())), Input::Ready];
+        for taken in 0..=steps.len() {
+            let mut responder = pair().responder();
+            let steps = [frame(&hello), Input::Judged(Ok(Greeting::default())), Input::Ready];
+            steps.into_iter().take(taken).for_each(|step| drop(responder.handle(step)));
+            let expected = if taken == 3 { vec![] } else { vec![Output::Refuse(Code::HELLO_TIMEOUT.into())] };
+            assert_eq!(responder.handle(Input::Deadline), expected, "after {taken} steps");
+            assert_eq!(responder.handle(Input::Deadline), [], "it is said once");
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Good,
+        Bent(u8),
+        Echo,
+        Garbage(Vec<u8>),
+        Broken,
+        Judged(bool),
+        Ready,
+        Deadline,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => Just(Step::Good),
+            1 => any::<u8>().prop_map(Step::Bent),
+            1 => Just(Step::Echo),
+            1 => proptest::collection::vec(any::<u8>(), 0..300).prop_map(Step::Garbage),
+            1 => Just(Step::Broken),
+            3 => any::<bool>().prop_map(Step::Judged),
+            3 => Just(Step::Ready),
+            1 => Just(Step::Deadline),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// No order of inputs leads up but HELLO with its proof, then the node's consent, then (for a responder) READY;
+        /// and after a refusal nothing is said.
+        #[test]
+        fn nothing_but_the_proof_leads_up(
+            is_dialler in any::<bool>(),
+            has_key in any::<bool>(),
+            steps in proptest::collection::vec(step(), 0..12),
+        ) {
+            let (dialler, own_hello) = pair().dialler();
+            let (mut machine, good, own) =
+                if is_dialler { (dialler, answer(), own_hello) } else { (pair().responder(), own_hello, answer()) };
+            // How far the only way up was followed; 255 once it was left.
+            let mut way = 0;
+            let mut is_over = false;
+            for step in steps {
+                let next = match (&step, way) {
+                    (Step::Good, 0) if has_key => 1,
+                    (Step::Judged(true), 1) => 2,
+                    (Step::Ready, 2) if !is_dialler => 3,
+                    (Step::Deadline, at) if at == if is_dialler { 2 } else { 3 } => at,
+                    _ => 255,
+                };
+                let input = match step {
+                    Step::Good if has_key => frame(&good),
+                    // All that an attacker without the key knows: everything but the proof.
+                    Step::Good => frame(&bent(&good, |hello| hello.proof = [7; 32])),
+                    Step::Bent(bit) => frame(&bent(&good, |hello| hello.proof[usize::from(bit / 8)] ^= 1 << (bit % 8))),
+                    Step::Echo => frame(&own),
+                    Step::Garbage(body) => Input::Frame(Ok(Frame { kind: crate::wire::HELLO, body: body.into() })),
+                    Step::Broken => Input::Frame(Err(WireError::Short)),
+                    Step::Judged(true) => Input::Judged(Ok(Greeting::default())),
+                    Step::Judged(false) => Input::Judged(Err(Code::LIMIT.into())),
+                    Step::Ready => Input::Ready,
+                    Step::Deadline => Input::Deadline,
+                };
+                let outputs = machine.handle(input);
+                let is_up = outputs.contains(&Output::Up);
+                prop_assert_eq!(is_up, next != way && next == if is_dialler { 2 } else { 3 });
+                prop_assert!(!is_over || outputs.is_empty(), "{:?} after a refusal", outputs);
+                let judges = outputs.iter().any(|output| matches!(output, Output::Judge(_)));
+                prop_assert_eq!(judges, way == 0 && next == 1);
+                let refuses = outputs.iter().any(|output| matches!(output, Output::Refuse(_)));
+                prop_assert_eq!(refuses, next == 255 && !is_over);
+                is_over |= refuses;
+                way = next;
+            }
+        }
+    }
+
+    impl Pair {
+        fn dialler(self) -> (Handshake, Bytes) {
+            let (local, channel) = self.dialler;
+            let greeting = Greeting { known_incarnation: 6, ended: 0, seen_ended: 1 };
+            match Handshake::dial(local, channel, self.expected, greeting) {
+                (machine, Output::Send(hello)) => (machine, hello),
+                (_, other) => panic!("{other:?}"),
+            }
+        }
+
+        fn responder(self) -> Handshake {
+            Handshake::respond(self.responder.0, self.responder.1)
+        }
+    }
+
+    fn pair() -> Pair {
+        Pair {
+            dialler: (local("a@h", 5), channel("b@h", [0xaa; 32], [0xbb; 32])),
+            responder: (local("b@h", 6), channel("a@h", [0xbb; 32], [0xaa; 32])),
+            expected: name("b@h"),
+        }
+    }
+
+    fn local(own: &str, incarnation: u64) -> Local {
+        Local {
+            id: life(own, incarnation),
+            cluster: ClusterName::default(),
+            message_max: 1000,
+            addresses: vec![],
+            flags: NodeFlags::default(),
+            first_credit: 100,
+            first_lanes: 3,
+        }
+    }
+
+    fn channel(certified: &str, own_spki: [u8; 32], peer_spki: [u8; 32]) -> Channel {
+        let certified = name(certified);
+        let key = keys(&Cookie::from_text(COOKIE).expect("a cookie"));
+        Channel {
+            exporter: EXPORTER,
+            own_spki,
+            peer_spki,
+            own_key: key.clone(),
+            peer_key: key,
+            certified: Box::new(move |name| *name == certified),
+        }
+    }
+
+    /// The responder's answer to a good dialler.
+    fn answer() -> Bytes {
+        let (_, hello) = pair().dialler();
+        let mut responder = pair().responder();
+        responder.handle(frame(&hello));
+        match responder.handle(Input::Judged(Ok(Greeting::default()))).pop() {
+            Some(Output::Send(answer)) => answer,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn split(bytes: &Bytes) -> Frame {
+        let mut splitter = Splitter::new(HELLO_MAX);
+        splitter.push(bytes.clone());
+        splitter.next_frame().expect("a frame").expect("a whole one")
+    }
+
+    fn frame(bytes: &Bytes) -> Input {
+        Input::Frame(Ok(split(bytes)))
+    }
+
+    fn bent(bytes: &Bytes, bend: impl FnOnce(&mut Hello)) -> Bytes {
+        let mut hello = Hello::decode(split(bytes)).expect("a HELLO");
+        bend(&mut hello);
+        let mut bytes = Vec::new();
+        hello.encode(&mut bytes);
+        bytes.into()
+    }
+
+    /// Changes a HELLO as one who holds the key.
+    fn prove(hello: &mut Hello, change: impl FnOnce(&mut Hello)) {
+        change(hello);
+        hello.proof = proof_of(hello, &EXPORTER, true);
+    }
+
+    fn proof_of(hello: &Hello, exporter: &[u8; 32], own_role: bool) -> [u8; 32] {
+        let is_dialler = hello.role == Role::Dialler as u8;
+        let (own, peer) = if is_dialler { ([0xaa; 32], [0xbb; 32]) } else { ([0xbb; 32], [0xaa; 32]) };
+        keys(&Cookie::from_text(COOKIE).expect("a cookie")).proof(&ProofInput {
+            exporter,
+            role: if is_dialler == own_role { Role::Dialler } else { Role::Responder },
+            name: &hello.name,
+            incarnation: hello.incarnation,
+            own_spki: &own,
+            peer_spki: &peer,
+        })
+    }
+
+    fn keys(cookie: &Cookie) -> HelloKey {
+        ClusterKeys::derive(cookie, &ClusterName::default()).hello
+    }
+
+    fn name(text: &str) -> NodeName {
+        NodeName::parse(text).expect("a name")
+    }
+
+    fn life(text: &str, incarnation: u64) -> NodeId {
+        NodeId::new(name(text), incarnation)
+    }
+}

@@ -365,6 +365,52 @@ mod tests {
         assert_eq!(link.poll_timeout(), Some(t0 + secs(68)));
     }
 
+    /// Whatever happens in whatever order: who obeys `poll_timeout` is never called twice for one moment, a silent peer is
+    /// found out in time, and none that gave a sign of life within that time is called lost.
+    #[test]
+    fn the_clock_neither_spins_nor_sleeps_too_long() {
+        'seeds: for seed in 0..2000 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let t0 = Instant::now();
+            let idle = if rng.bool() { Idle::Close(secs(60)) } else { Idle::Keep(secs(20)) };
+            let mut link = Clockwork::new(Times { idle, ..TIMES }, t0);
+            let (mut now, mut heard, mut waiting_since) = (t0, t0, None);
+            for _ in 0..200 {
+                let event = now + Duration::from_millis(rng.u64(0..4000));
+                while let Some(due) = link.poll_timeout().filter(|due| *due <= event) {
+                    assert!(due >= now, "seed {seed}: a moment that has passed");
+                    now = due;
+                    let outputs = link.handle_timeout(now);
+                    assert_eq!(outputs.len(), 1, "seed {seed}: called for nothing");
+                    if let [Output::Close(code)] = outputs[..] {
+                        assert_eq!(code, Code::LOST, "seed {seed}");
+                        let silent = heard.max(waiting_since.expect("something was outstanding"));
+                        assert_eq!(now, silent + TIMES.lost_after, "seed {seed}");
+                        continue 'seeds;
+                    }
+                    waiting_since = waiting_since.or_else(|| link.is_waiting().then_some(now));
+                    assert!(link.poll_timeout().is_none_or(|next| next > now), "seed {seed}: the clock spins");
+                }
+                now = event;
+                match rng.u8(0..12) {
+                    0..=2 => link.wrote(now),
+                    3 => link.calls_open(rng.usize(0..2), now),
+                    4 => drop(link.begin_stop(Code::IDLE, now)),
+                    5..=7 => {
+                        link.pong(link.ping, now);
+                        heard = now;
+                    }
+                    8 => {
+                        link.received(now);
+                        heard = now;
+                    }
+                    _ => {}
+                }
+                waiting_since = if link.is_waiting() { waiting_since.or(Some(now)) } else { None };
+            }
+        }
+    }
+
     /// Every order in which the eight steps of an agreed stop can happen ends with both sides closing in good order, and
     /// never before both have read everything.
     #[test]

@@ -194,6 +194,8 @@ struct Known {
 struct Session {
     id: SessionId,
     up: bool,
+    /// A user asked for its end while its last link was stopping for another reason.
+    is_leaving: bool,
 }
 
 #[derive(Debug)]
@@ -219,6 +221,8 @@ enum State {
 
 #[derive(Debug)]
 struct Check {
+    /// The life that is asked.
+    old: (u64, [u8; 32]),
     newcomers: Vec<(LinkId, Role, Box<Peer>)>,
 }
 
@@ -273,7 +277,7 @@ impl Links {
         match input {
             Input::Want { peer, urgent } => self.want(peer, urgent, now),
             Input::Greeted { link, role, peer } => self.judge(link, role, peer),
-            Input::Ready { link } => self.ready(link),
+            Input::Ready { link } => self.ready(link, now),
             Input::Stopping { link } => self.link_stopping(link),
             Input::Closed { link, code } => self.link_closed(link, code, now),
             Input::CheckAnswered { check, alive } => self.check_answered(check, alive),
@@ -362,11 +366,12 @@ impl Links {
         let sessions = self.peers.values().filter(|known| known.session.is_some()).count();
         let peers_max = self.limits.peers_max;
         let next_check = CheckId(self.next());
-        let (own_incarnation, ended_max) = (self.id.incarnation(), self.ended_max);
-        let known = self.known(peer.id.name());
-        if known.session.is_none() && sessions >= peers_max {
+        let own_incarnation = self.id.incarnation();
+        let is_member = self.peers.get(peer.id.name()).is_some_and(|known| known.session.is_some());
+        if !is_member && sessions >= peers_max {
             return self.refuse(link, Code::LIMIT);
         }
+        let known = self.known(peer.id.name());
         let life = (peer.id.incarnation(), peer.fingerprint);
         if let Some(old) = known.life
             && old != life
@@ -374,15 +379,17 @@ impl Links {
             let up = known.links.iter().find(|link| link.state == State::Up).map(|link| link.id);
             let is_up = known.session.as_ref().is_some_and(|session| session.up);
             // A dial that reached another life, with no link to the old one, has asked the old one already.
-            if is_up && (role == Role::Responder || up.is_some()) {
-                let old = NodeId::new(peer.id.name().clone(), old.0);
+            let has_asked = role == Role::Dialler && up.is_none();
+            if !has_asked && (is_up || known.check.is_some()) {
                 let name = peer.id.name().clone();
-                let check = known.check.get_or_insert(Check { newcomers: Vec::new() });
+                let is_new = known.check.is_none();
+                let check = known.check.get_or_insert(Check { old, newcomers: Vec::new() });
                 if check.newcomers.len() >= NEWCOMERS_MAX {
                     return self.refuse(link, Code::LIMIT);
                 }
                 check.newcomers.push((link, role, peer));
-                if check.newcomers.len() == 1 {
+                if is_new {
+                    let old = NodeId::new(name.clone(), old.0);
                     self.checks.insert(next_check, name);
                     self.outputs.push_back(Output::Check { check: next_check, old, link: up });
                 }
@@ -396,7 +403,6 @@ impl Links {
             self.end_session(&name, DownReason::Superseded, false);
             let known = self.known(&name);
             known.life = Some(life);
-            known.ended = ended_max;
             known.seen_ended = peer.greeting.ended;
         }
         self.admit(link, role, peer, own_incarnation);
@@ -412,22 +418,22 @@ impl Links {
             known.life = Some((peer.id.incarnation(), peer.fingerprint));
             known.seen_ended = theirs.ended;
         }
-        if theirs.ended < known.seen_ended || (knows_me && theirs.seen_ended > known.ended) {
+        // A peer that has seen more ends than this side counts speaks of another life; it will find out by itself.
+        if theirs.ended < known.seen_ended {
             return self.refuse(link, Code::STALE_LINK);
         }
-        if role == Role::Dialler && theirs.seen_ended != known.ended {
-            // This side ended a session after it had sent its HELLO.
+        if role == Role::Dialler && (!knows_me || theirs.seen_ended != known.ended) {
+            // This side ended a session, or became another incarnation, after it had sent its HELLO.
             return self.refuse(link, Code::STALE_LINK);
         }
-        let is_up = known.session.as_ref().is_some_and(|session| session.up);
-        if theirs.ended > known.seen_ended || (is_up && !knows_me) {
+        if theirs.ended > known.seen_ended {
             known.seen_ended = theirs.ended;
             self.end_session(&name, DownReason::EndedByPeer, false);
         }
         let next_session = SessionId(self.next());
         let known = self.known(&name);
         known.not_dialable = peer.flags.not_dialable;
-        let session = known.session.get_or_insert(Session { id: next_session, up: false }).id;
+        let session = known.session.get_or_insert(Session { id: next_session, up: false, is_leaving: false }).id;
         let greeting = known.greeting();
         let state = State::Greeted { ended: known.ended, seen_ended: known.seen_ended, peer };
         match known.links.iter_mut().find(|entry| entry.id == link) {
@@ -438,7 +444,7 @@ impl Links {
         self.outputs.push_back(Output::Accept { link, session, greeting });
     }
 
-    fn ready(&mut self, link: LinkId) {
+    fn ready(&mut self, link: LinkId, now: Instant) {
         let Some(name) = self.links.get(&link).cloned() else { return };
         let own_is_greater = *self.id.name() > name;
         let known = self.known(&name);
@@ -449,9 +455,8 @@ impl Links {
         let is_current = is_same_life && (ended, seen_ended) == (ended_then, seen_then);
         let Some(session) = known.session.as_mut().filter(|_| is_current) else {
             // The session that this link was greeted for has ended since.
-            self.forget_link(&name, link);
             self.outputs.push_back(Output::Close { link, code: Code::STALE_LINK });
-            return;
+            return self.link_closed(link, Some(Code::STALE_LINK), now);
         };
         entry.state = State::Up;
         let session_id = session.id;
@@ -495,8 +500,14 @@ impl Links {
     }
 
     fn link_closed(&mut self, link: LinkId, code: Option<Code>, now: Instant) {
+        for name in self.checks.values() {
+            if let Some(check) = self.peers.get_mut(name).and_then(|known| known.check.as_mut()) {
+                check.newcomers.retain(|(newcomer, ..)| *newcomer != link);
+            }
+        }
         let Some(name) = self.links.get(&link).cloned() else { return };
         let Some(entry) = self.forget_link(&name, link) else { return };
+        let is_stopping = self.stopping;
         let known = self.known(&name);
         match entry.state {
             State::Dialling | State::Greeted { .. } => {
@@ -505,33 +516,34 @@ impl Links {
                 } else if known.wanted {
                     self.want(name.clone(), false, now);
                 }
-                let known = self.known(&name);
-                // A session that never came up is nobody's.
-                if known.links.is_empty() && known.session.as_ref().is_some_and(|session| !session.up) {
-                    known.session = None;
-                }
+                self.forget_half_session(&name);
             }
             State::Up | State::Stopping => match code {
                 Some(code) if code.keeps_session() => {
+                    if known.session.as_ref().is_some_and(|session| session.is_leaving) {
+                        return self.end_session(&name, DownReason::Disconnected, true);
+                    }
                     let is_unlinked = !known.links.iter().any(|link| link.state == State::Up);
                     if let Some(session) = known.session.as_ref().filter(|_| is_unlinked) {
                         let session = session.id;
                         self.outputs.push_back(Output::SessionIdle { session, peer: name });
                     }
                 }
+                _ if is_stopping => self.end_session(&name, DownReason::Shutdown, true),
                 code => self.end_session(&name, down_reason(code), true),
             },
         }
     }
 
-    /// Begins the back-off. A dial that only came too late (the counts had moved) is repeated at once.
+    /// Begins the back-off. A dial that only came too early or too late (the counts or the life had moved) is repeated at
+    /// once.
     fn dial_failed(&mut self, name: &NodeName, link: LinkId, code: Option<Code>, now: Instant) {
         let Limits { backoff_min, backoff_max, .. } = self.limits;
         let jitter = 0.5 + self.rng.f64() / 2.0;
         let known = self.known(name);
-        if code == Some(Code::STALE_LINK) && known.failures == 0 {
-            known.failures = 1;
+        if matches!(code, Some(Code::STALE_LINK | Code::STALE_INCARNATION)) && known.failures == 0 {
             if known.wanted {
+                known.failures = 1;
                 self.want(name.clone(), true, now);
             }
             return;
@@ -540,11 +552,14 @@ impl Links {
         let factor = 1u32 << known.failures.saturating_sub(1).min(16);
         known.dial_after = Some(now + backoff_min.saturating_mul(factor).min(backoff_max).mul_f64(jitter));
         // The peer's own dial may be on its way; else who waited is told, and who comes next waits for the next dial.
-        if known.links.is_empty() {
+        if known.links.iter().all(|link| link.state == State::Stopping) {
             known.wanted = false;
+            let is_unlinked = known.links.is_empty();
             self.outputs.push_back(Output::GaveUp { link, peer: name.clone() });
-            // A session without a link, to a node that cannot be reached: what was sent last may be lost.
-            self.end_session(name, DownReason::Lost, true);
+            if is_unlinked {
+                // A session without a link, to a node that cannot be reached: what was sent last may be lost.
+                self.end_session(name, DownReason::Lost, true);
+            }
         }
     }
 
@@ -552,14 +567,15 @@ impl Links {
         let Some(name) = self.checks.remove(&check) else { return };
         let known = self.known(&name);
         let Some(check) = known.check.take() else { return };
-        let live = known.life.map(|(incarnation, _)| NodeId::new(name.clone(), incarnation));
-        let is_live = alive && known.session.is_some();
-        if !is_live {
+        // The answer is about the life that was asked; another may have taken its place meanwhile.
+        let is_present = known.life == Some(check.old);
+        if is_present && !alive {
             self.end_session(&name, DownReason::Superseded, true);
         }
         for (link, role, peer) in check.newcomers {
-            if let Some(live) = live.clone().filter(|_| is_live) {
+            if is_present && alive {
                 self.refuse(link, Code::NAME_CONFLICT);
+                let live = NodeId::new(name.clone(), check.old.0);
                 self.outputs.push_back(Output::Conflict { live, refused: peer.id });
             } else {
                 self.judge(link, role, peer);
@@ -570,22 +586,25 @@ impl Links {
     fn disconnect(&mut self, peer: &NodeName) {
         let Some(known) = self.peers.get_mut(peer) else { return };
         known.wanted = false;
-        let mut is_linked = false;
+        let was_stopping = known.links.iter().any(|link| link.state == State::Stopping);
+        let mut was_up = false;
         for link in &mut known.links {
             match link.state {
                 State::Up => {
                     link.state = State::Stopping;
-                    is_linked = true;
+                    was_up = true;
                     self.outputs.push_back(Output::Stop { link: link.id, code: Code::NORMAL });
                 }
-                State::Stopping => is_linked = true,
+                State::Stopping => {}
                 State::Dialling | State::Greeted { .. } => {
                     self.outputs.push_back(Output::Close { link: link.id, code: Code::NORMAL });
                 }
             }
         }
-        if !is_linked {
-            self.end_session(peer, DownReason::Disconnected, true);
+        match &mut known.session {
+            _ if was_up => {}
+            Some(session) if was_stopping => session.is_leaving = true,
+            _ => self.end_session(peer, DownReason::Disconnected, true),
         }
     }
 
@@ -596,6 +615,13 @@ impl Links {
         let names: Vec<_> = self.peers.keys().cloned().collect();
         for name in names {
             self.end_session(&name, DownReason::Renewed, true);
+            // Links that were greeted in the old life must not come up in the new one.
+            let known = self.known(&name);
+            if !known.links.is_empty() {
+                known.ended += 1;
+                let ended = known.ended;
+                self.ended_max = self.ended_max.max(ended);
+            }
         }
         self.id = NodeId::new(self.id.name().clone(), known + 1);
         self.outputs.push_back(Output::Renewed { id: self.id.clone() });
@@ -642,6 +668,14 @@ impl Links {
         self.outputs.push_back(Output::SessionEnded { session: session.id, peer, reason });
     }
 
+    /// A session that never came up is nobody's once its links are gone.
+    fn forget_half_session(&mut self, name: &NodeName) {
+        let known = self.known(name);
+        if known.links.is_empty() && known.session.as_ref().is_some_and(|session| !session.up) {
+            known.session = None;
+        }
+    }
+
     fn forget_link(&mut self, name: &NodeName, link: LinkId) -> Option<Link> {
         self.links.remove(&link)?;
         let known = self.peers.get_mut(name)?;
@@ -674,3 +708,6 @@ fn down_reason(code: Option<Code>) -> DownReason {
         Some(_) => DownReason::Protocol,
     }
 }
+
+#[cfg(test)]
+mod tests;
