@@ -336,14 +336,20 @@ impl Node {
                 }
                 self.links.handle(Input::Want { peer, urgent }, now());
             }
-            Command::Disconnect { peer } => self.links.handle(Input::Disconnect { peer }, now()),
+            Command::Disconnect { peer } => {
+                self.links.handle(Input::Disconnect { peer: peer.clone() }, now());
+                self.drain_outputs();
+                self.answer_waiting(&peer, &Err(ConnectError::Broken));
+            }
             Command::Ping { peer, done } => {
                 let carrier = self.shared.session(&peer).and_then(|session| self.carrier_of(&session));
                 let _ = done.send(carrier.map(|carrier| carrier.ping()));
             }
             Command::Arrived { arrival } => self.arrived(*arrival),
             Command::Judge { link, role, peer, verdict } => {
-                self.entries.entry(link).or_default().verdict = Some(verdict);
+                // A link that was closed meanwhile gets no verdict.
+                let Some(entry) = self.entries.get_mut(&link) else { return };
+                entry.verdict = Some(verdict);
                 self.links.handle(Input::Greeted { link, role, peer }, now());
             }
             Command::LinkGreeted { link, greeted } => {
@@ -359,10 +365,11 @@ impl Node {
                 if let Some(entry) = self.entries.get_mut(&link) {
                     entry.error = Some(error);
                 }
-                self.links.handle(Input::Closed { link, code }, now());
+                // First, so that what is dialled next speaks of the new life.
                 if let Some(known) = known_incarnation {
                     self.links.handle(Input::ToldStale { known }, now());
                 }
+                self.links.handle(Input::Closed { link, code }, now());
                 self.drain_outputs();
                 self.forget(link);
             }
@@ -482,7 +489,11 @@ impl Node {
                 }
                 drop(sessions);
                 ended.end(reason);
-                self.shared.events.down(peer, reason);
+                self.shared.events.down(peer.clone(), reason);
+                // Who asked for a link while this one went wants the next session.
+                if self.waiting.contains_key(peer.name()) {
+                    self.links.handle(Input::Want { peer: peer.name().clone(), urgent: false }, now());
+                }
             }
             Output::SessionIdle { session, peer } => {
                 let Some(session) = self.sessions.get(&session) else { return };

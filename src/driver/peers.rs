@@ -247,7 +247,11 @@ impl Greeter<'_> {
                     }
                 }
                 Output::Judge(peer) => {
-                    let verdict = self.judge(peer).await;
+                    let mut verdict = self.judge(peer).await;
+                    // The machine speaks for the life that this link began in.
+                    if !self.shared.is_own(machine.own_id()) {
+                        verdict = Err(Code::STALE_LINK.into());
+                    }
                     if verdict.is_ok() {
                         self.link.raise_limits(self.shared.config.streams_max);
                     }

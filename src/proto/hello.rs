@@ -145,6 +145,11 @@ impl Handshake {
         Self { role: Role::Responder, expected: None, local, channel, state: State::AwaitHello }
     }
 
+    /// The life of this node that the greeting speaks for.
+    pub(crate) fn own_id(&self) -> &NodeId {
+        &self.local.id
+    }
+
     pub(crate) fn handle(&mut self, input: Input) -> Vec<Output> {
         match (std::mem::replace(&mut self.state, State::Refused), input) {
             (State::AwaitHello, Input::Frame(frame)) => match self.verify(frame) {
