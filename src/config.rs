@@ -53,8 +53,14 @@ pub struct Config {
     /// Peers whose session counts are remembered. Default 4096; at least `peers_max`.
     pub peers_remembered: usize,
     /// Incoming links that may be in their handshake or greeting at one time; more are refused. Default 128, about
-    /// 3.5 MiB.
+    /// 3.5 MiB. From a quarter of it on, who comes must first prove the address, at the cost of a round trip.
     pub handshakes_max: usize,
+    /// First packets of strangers that may wait to be looked at. Default 256; more are dropped by QUIC.
+    pub incoming_max: usize,
+    /// Bytes that may wait of each of these, and of all together. Default 16 KiB and 4 MiB.
+    pub incoming_buffer: usize,
+    /// See [`incoming_buffer`](Self::incoming_buffer).
+    pub incoming_buffer_total: usize,
 
     /// The largest body of a message, call or answer, in bytes, for sending and for receiving. Default 16 MiB.
     pub message_max: usize,
@@ -132,6 +138,9 @@ impl Default for Config {
             peers_max: 1024,
             peers_remembered: 4096,
             handshakes_max: 128,
+            incoming_max: 256,
+            incoming_buffer: 16 * KIB,
+            incoming_buffer_total: 4 * MIB,
             message_max: 16 * MIB,
             bulk_from: 64 * KIB,
             lanes: 8,
@@ -195,6 +204,13 @@ impl Config {
         check(self.peers_max > 0, "peers_max", "must be above zero")?;
         check(self.peers_remembered >= self.peers_max, "peers_remembered", "must not be below peers_max")?;
         check(self.handshakes_max > 0, "handshakes_max", "must be above zero")?;
+        check(self.incoming_max > 0, "incoming_max", "must be above zero")?;
+        check(self.incoming_buffer >= 1500, "incoming_buffer", "must hold a packet, 1500 bytes")?;
+        check(
+            self.incoming_buffer_total >= self.incoming_buffer,
+            "incoming_buffer_total",
+            "must not be below incoming_buffer",
+        )?;
         check((1..=1 << 30).contains(&self.message_max), "message_max", "must be between 1 byte and 1 GiB")?;
         check(self.bulk_from > 0, "bulk_from", "must be above zero")?;
         check((1..=16).contains(&self.lanes), "lanes", "must be between 1 and 16")?;

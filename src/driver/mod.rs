@@ -12,6 +12,7 @@ pub(crate) mod peers;
 pub(crate) mod session;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -52,10 +53,12 @@ pub(crate) struct Shared {
     pub(crate) mailboxes: Mailboxes,
     pub(crate) methods: Methods,
     pub(crate) events: Events,
-    addresses: Vec<std::net::SocketAddr>,
+    addresses: Vec<SocketAddr>,
     flags: NodeFlags,
     id: RwLock<NodeId>,
     sessions: RwLock<HashMap<NodeName, Arc<Session>>>,
+    /// Where peers say that they can be dialled, beside their names.
+    advertised: Mutex<BTreeMap<NodeName, Vec<SocketAddr>>>,
     commands: mpsc::UnboundedSender<Command>,
     /// Peers for which [`Shared::want`] has a command under way, so that a loop of sends queues one.
     wanted: Mutex<HashSet<NodeName>>,
@@ -147,6 +150,22 @@ impl Shared {
         self.sessions.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
+    pub(crate) fn advertised(&self, peer: &NodeName) -> Vec<SocketAddr> {
+        lock(&self.advertised).get(peer).cloned().unwrap_or_default()
+    }
+
+    fn remember_addresses(&self, peer: &Peer) {
+        let mut advertised = lock(&self.advertised);
+        advertised.remove(peer.id.name());
+        if peer.addresses.is_empty() {
+            return;
+        }
+        if advertised.len() >= self.config.peers_remembered {
+            advertised.pop_first();
+        }
+        advertised.insert(peer.id.name().clone(), peer.addresses.clone());
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
         self.is_stopping.load(Ordering::Acquire)
     }
@@ -207,7 +226,7 @@ pub(crate) struct Start {
     pub(crate) id: NodeId,
     pub(crate) endpoint: Endpoint,
     pub(crate) tls: Tls,
-    pub(crate) addresses: Vec<std::net::SocketAddr>,
+    pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) flags: NodeFlags,
     pub(crate) seed: u64,
 }
@@ -235,6 +254,7 @@ pub(crate) fn start(start: Start) -> Arc<Shared> {
         flags,
         id: RwLock::new(id),
         sessions: RwLock::default(),
+        advertised: Mutex::default(),
         commands,
         wanted: Mutex::default(),
         is_stopping: AtomicBool::new(false),
@@ -462,6 +482,7 @@ impl Node {
             Output::SessionUp { session, peer } => {
                 tracing::info!(peer = %peer.id, "session up");
                 let name = peer.id.name().clone();
+                self.shared.remember_addresses(&peer);
                 let made = Session::new(session, &peer, &self.shared);
                 self.sessions.insert(session, made.clone());
                 self.shared.sessions.write().unwrap_or_else(PoisonError::into_inner).insert(name, made);

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::carrier::{Greeted, kind_of};
 use super::{Command, Shared};
@@ -22,6 +23,9 @@ use crate::wire::{CONTROL_MAX, Code, Control, Frame, HELLO_MAX, Splitter, Stream
 
 /// At most so many addresses of one name are tried in one dial.
 const ADDRESSES_MAX: usize = 8;
+
+/// How long an address is tried alone: what RFC 8305, section 8, recommends.
+const HEAD_START: Duration = Duration::from_millis(250);
 
 /// Dials a node and greets it; reports how it went.
 pub(crate) async fn dial(shared: Arc<Shared>, id: LinkId, name: NodeName, greeting: Greeting) {
@@ -148,14 +152,34 @@ fn refused(code: Code) -> ConnectError {
     }
 }
 
-/// Tries the addresses of a name, one after the other.
-async fn reach(shared: &Shared, name: &NodeName) -> Result<Link, ConnectError> {
+/// Tries the addresses where a node may be: each gets a head start before the next is tried beside it, and the first that
+/// answers is taken (as RFC 8305, section 5, does for TCP).
+async fn reach(shared: &Arc<Shared>, name: &NodeName) -> Result<Link, ConnectError> {
     let Some(endpoint) = shared.endpoint() else { return Err(ConnectError::Shutdown) };
+    let mut addresses = endpoint.resolve(name).await;
+    addresses.truncate(ADDRESSES_MAX);
+    for advertised in shared.advertised(name) {
+        if !addresses.contains(&advertised) {
+            addresses.push(advertised);
+        }
+    }
+    let mut attempts = JoinSet::new();
     let mut last = ConnectError::Resolve(name.clone());
-    for address in endpoint.resolve(name).await.into_iter().take(ADDRESSES_MAX) {
-        match endpoint.dial(&shared.tls, address, name).await {
-            Ok(link) => return Ok(link),
-            Err(error) => last = error,
+    for address in addresses {
+        let (endpoint, tls, name) = (endpoint.clone(), shared.tls.clone(), name.clone());
+        attempts.spawn(async move { endpoint.dial(&tls, address, &name).await });
+        if let Ok(Some(Ok(outcome))) = timeout(HEAD_START, attempts.join_next()).await {
+            match outcome {
+                Ok(link) => return Ok(link),
+                Err(error) => last = error,
+            }
+        }
+    }
+    while let Some(attempt) = attempts.join_next().await {
+        match attempt {
+            Ok(Ok(link)) => return Ok(link),
+            Ok(Err(error)) => last = error,
+            Err(_) => {}
         }
     }
     Err(last)

@@ -125,9 +125,9 @@ impl Endpoint {
         server
             .transport_config(self.transport.clone())
             .validation_token_config(tokens)
-            .max_incoming(2 * config.handshakes_max)
-            .incoming_buffer_size(16 * 1024)
-            .incoming_buffer_size_total(4 * 1024 * 1024);
+            .max_incoming(config.incoming_max)
+            .incoming_buffer_size(config.incoming_buffer as u64)
+            .incoming_buffer_size_total(config.incoming_buffer_total as u64);
         self.quinn.set_server_config(Some(server));
     }
 
