@@ -51,12 +51,13 @@ async fn setup() {
         raws.push(median(raw_times));
         ours.push(median(our_times));
         let (raw, ours) = (raws[round - 1], ours[round - 1]);
-        println!("  round {round}: raw {raw:>7.0?}  distribute {ours:>7.0?}  {:.2}x", ratio(ours, raw));
+        println!("  round {round}: raw {:>6.0} us  distribute {:>6.0} us  {:.2}x", us(raw), us(ours), ratio(ours, raw));
     }
     let ratios = ours.iter().zip(&raws).map(|(ours, raw)| ratio(*ours, *raw)).collect();
     let (raw, ours) = (median(raws), median(ours));
     println!("\n{:<34}{:>10} {:>10} {:>8}", "", "raw quinn", "distribute", "ratio");
-    println!("{:<34}{raw:>10.0?} {ours:>10.0?} {:>7.2}x", "dial until both sides are up, p50", median_of(ratios));
+    let (raw, ours, name) = (us(raw), us(ours), "dial until both sides are up, p50");
+    println!("{name:<34}{raw:>7.0} us {ours:>7.0} us {:>7.2}x", median_of(ratios));
 }
 
 async fn node(cookie: &Cookie, n: usize) -> Node {
@@ -130,6 +131,10 @@ fn resident_kib() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn us(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
 }
 
 fn ratio(ours: Duration, raw: Duration) -> f64 {

@@ -275,7 +275,7 @@ async fn an_idle_close_loses_nothing_in_flight() {
 async fn a_call_fails_with_its_session() {
     let world = World::new(10);
     let (a, b) = world.pair().await;
-    let _ = b.rpc().serve(ECHO, |_, n| async move { n }).unwrap();
+    b.rpc().serve(ECHO, |_, n| async move { n }).unwrap();
     assert_eq!(a.rpc().call(b.name(), ECHO, 1).await, Ok(1));
     world.fabric.cut(ip(1), ip(2));
     let begun = Instant::now();
@@ -299,8 +299,7 @@ async fn a_handler_ends_with_its_caller() {
     let (a, b) = world.pair().await;
     let (dropped, mut ends) = tokio::sync::mpsc::unbounded_channel();
     let (started, mut starts) = tokio::sync::mpsc::unbounded_channel();
-    let _ = b
-        .rpc()
+    b.rpc()
         .serve(WAIT, move |_, ()| {
             let (dropped, started) = (Dropped(dropped.clone()), started.clone());
             async move {

@@ -54,9 +54,9 @@ async fn calls_end_one_way_or_another() {
     const MISSING: Method<u64, u64> = Method::new("missing");
     let cookie = Cookie::generate();
     let (a, b) = (node("a", &cookie).await, node("b", &cookie).await);
-    let _ = b.rpc().serve(DOUBLE, |_, n| async move { 2 * n }).unwrap();
-    let _ = b.rpc().serve(PANIC, |_, _| async move { panic!("as told") }).unwrap();
-    let _ = b.rpc().serve(NEVER, |_, _| std::future::pending()).unwrap();
+    b.rpc().serve(DOUBLE, |_, n| async move { 2 * n }).unwrap();
+    b.rpc().serve(PANIC, |_, _| async move { panic!("as told") }).unwrap();
+    b.rpc().serve(NEVER, |_, _| std::future::pending()).unwrap();
 
     let mut calls = tokio::task::JoinSet::new();
     for n in 0..1000 {

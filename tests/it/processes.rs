@@ -40,10 +40,10 @@ async fn child() {
             sum.send_modify(|sum| *sum += n);
         }
     });
-    let _ = node.rpc().serve(ECHO, |_, n| async move { n }).unwrap();
-    let _ = node.rpc().serve(SLEEP, |_, ()| std::future::pending()).unwrap();
-    let _ = node.rpc().serve(COUNTER, move |_, ()| std::future::ready(address.clone())).unwrap();
-    let _ = node.rpc().serve(SUM, move |_, ()| std::future::ready(*seen.borrow())).unwrap();
+    node.rpc().serve(ECHO, |_, n| async move { n }).unwrap();
+    node.rpc().serve(SLEEP, |_, ()| std::future::pending()).unwrap();
+    node.rpc().serve(COUNTER, move |_, ()| std::future::ready(address.clone())).unwrap();
+    node.rpc().serve(SUM, move |_, ()| std::future::ready(*seen.borrow())).unwrap();
     println!("\nnode {}", node.name());
     let ended = tokio::task::spawn_blocking(|| std::io::stdin().lines().count());
     ended.await.unwrap();
