@@ -523,7 +523,8 @@ impl Links {
                     if known.session.as_ref().is_some_and(|session| session.is_leaving) {
                         return self.end_session(&name, DownReason::Disconnected, true);
                     }
-                    let is_unlinked = !known.links.iter().any(|link| link.state == State::Up);
+                    // One that stops may still bring what the session waits for.
+                    let is_unlinked = !known.links.iter().any(|link| matches!(link.state, State::Up | State::Stopping));
                     if let Some(session) = known.session.as_ref().filter(|_| is_unlinked) {
                         let session = session.id;
                         self.outputs.push_back(Output::SessionIdle { session, peer: name });
