@@ -10,6 +10,8 @@ pub(crate) mod events;
 pub(crate) mod mailboxes;
 pub(crate) mod peers;
 pub(crate) mod session;
+#[cfg(all(test, feature = "sim"))]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,6 +60,19 @@ pub(crate) struct Shared {
     commands: mpsc::UnboundedSender<Command>,
     is_stopping: AtomicBool,
     stopped: watch::Sender<bool>,
+    #[cfg(test)]
+    census: Mutex<Census>,
+}
+
+/// What the node task holds, for tests that look for leaks.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Census {
+    entries: usize,
+    handshakes: usize,
+    handshakes_most: usize,
+    sessions: usize,
+    waiting: usize,
 }
 
 /// What the node task is asked for. The senders are bounded: links, and callers who wait for the answer.
@@ -225,6 +240,8 @@ pub(crate) fn start(start: Start) -> Arc<Shared> {
         commands,
         is_stopping: AtomicBool::new(false),
         stopped: watch::Sender::new(false),
+        #[cfg(test)]
+        census: Mutex::default(),
     });
     let node = Node {
         shared: shared.clone(),
@@ -293,6 +310,8 @@ impl Node {
                 Some(_) = self.tasks.join_next() => {}
             }
             self.drain_outputs();
+            #[cfg(test)]
+            self.count();
             if deadline.is_some() && self.entries.is_empty() {
                 break;
             }
@@ -381,6 +400,18 @@ impl Node {
         if let Some(entry) = self.entries.remove(&link) {
             self.handshakes -= usize::from(entry.is_arrival);
         }
+    }
+
+    #[cfg(test)]
+    fn count(&self) {
+        let mut census = lock(&self.shared.census);
+        *census = Census {
+            entries: self.entries.len(),
+            handshakes: self.handshakes,
+            handshakes_most: census.handshakes_most.max(self.handshakes),
+            sessions: self.sessions.len(),
+            waiting: self.waiting.values().map(Vec::len).sum(),
+        };
     }
 
     fn carrier_of(&self, session: &Session) -> Option<Arc<Carrier>> {

@@ -52,7 +52,7 @@ pub(crate) enum StreamError {
 /// One QUIC connection. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
-    connection: quinn::Connection,
+    pub(super) connection: quinn::Connection,
 }
 
 impl Link {
@@ -125,8 +125,8 @@ impl Link {
 /// The send half of a stream.
 #[derive(Debug)]
 pub(crate) struct Sender {
-    stream: quinn::SendStream,
-    is_finished: bool,
+    pub(super) stream: quinn::SendStream,
+    pub(super) is_finished: bool,
 }
 
 impl Sender {
