@@ -4,6 +4,7 @@
 //! end its own session; it never reaches a mailbox, a handler, or the pair.
 
 mod fake;
+mod greeting;
 mod strangers;
 
 use std::sync::Arc;
