@@ -342,7 +342,11 @@ impl Node {
             }
             Command::Arrived { arrival } => self.arrived(*arrival),
             Command::Judge { link, role, peer, verdict } => {
-                self.entries.entry(link).or_default().verdict = Some(verdict);
+                let Some(entry) = self.entries.get_mut(&link) else {
+                    // The link was given up while it asked.
+                    return drop(verdict.send(Err(Code::STALE_LINK.into())));
+                };
+                entry.verdict = Some(verdict);
                 self.links.handle(Input::Greeted { link, role, peer }, now());
             }
             Command::LinkGreeted { link, greeted } => {
@@ -354,22 +358,34 @@ impl Node {
                 self.links.handle(Input::Ready { link }, now());
             }
             Command::LinkFailed { link, failure } => {
-                let Failure { error, code, known_incarnation } = failure;
+                let Failure { error, mut code, known_incarnation } = failure;
                 if let Some(entry) = self.entries.get_mut(&link) {
                     entry.error = Some(error);
                 }
-                self.links.handle(Input::Closed { link, code }, now());
                 if let Some(known) = known_incarnation {
+                    let old = self.shared.id();
                     self.links.handle(Input::ToldStale { known }, now());
+                    self.drain_outputs();
+                    if !self.shared.is_own(&old) {
+                        // The dial only came from a life that is over: it is repeated at once.
+                        code = Some(Code::STALE_LINK);
+                    }
                 }
+                self.links.handle(Input::Closed { link, code }, now());
                 self.drain_outputs();
                 self.forget(link);
             }
             Command::LinkStopping { link } => self.links.handle(Input::Stopping { link }, now()),
             Command::LinkEnded { link, end } => {
-                let code =
-                    self.entries.get(&link).and_then(|entry| entry.carrier.as_ref()).and_then(|c| c.closed_with());
-                self.links.handle(Input::Closed { link, code: code.or(end.code()) }, now());
+                let carrier = self.entries.get(&link).and_then(|entry| entry.carrier.as_ref());
+                // Whoever ended the link knows why. What broke here because it had ended is no reason.
+                let code = match end {
+                    End::Closed { by_peer: false, code, .. } => {
+                        carrier.and_then(|carrier| carrier.closed_with()).or(Some(code))
+                    }
+                    end => end.code(),
+                };
+                self.links.handle(Input::Closed { link, code }, now());
                 self.drain_outputs();
                 self.forget(link);
             }
@@ -449,7 +465,10 @@ impl Node {
                 self.answer_waiting(&peer, &Err(error));
             }
             Output::Accept { link, session, greeting } => {
-                let Some(entry) = self.entries.get_mut(&link) else { return };
+                let Some(entry) = self.entries.get_mut(&link) else {
+                    // It ended while it waited for the verdict.
+                    return self.links.handle(Input::Closed { link, code: None }, now());
+                };
                 entry.session = Some(session);
                 if let Some(verdict) = entry.verdict.take() {
                     let _ = verdict.send(Ok(greeting));
@@ -503,7 +522,7 @@ impl Node {
                     self.links.handle(Input::Want { peer, urgent: false }, now());
                 }
             }
-            Output::Check { check, old, link } => self.check(check, old, link),
+            Output::Check { check, old, link, greeting } => self.check(check, old, link, greeting),
             Output::Conflict { live, refused } => {
                 tracing::warn!(%live, %refused, "refused a second life of a live name");
                 self.shared.events.conflict(live, refused);
@@ -550,14 +569,14 @@ impl Node {
         self.forget(link);
     }
 
-    fn check(&mut self, check: CheckId, old: NodeId, link: Option<LinkId>) {
+    fn check(&mut self, check: CheckId, old: NodeId, link: Option<LinkId>, greeting: Greeting) {
         tracing::debug!(%old, "asking an old life whether it lives");
         let ping = link.and_then(|link| self.carrier(link)).map(|carrier| carrier.ping());
         let shared = self.shared.clone();
         self.tasks.spawn(async move {
             let alive = match ping {
                 Some(pong) => matches!(tokio::time::timeout(shared.config.conflict_check, pong).await, Ok(Ok(()))),
-                None => peers::answers(shared.clone(), old).await,
+                None => peers::answers(shared.clone(), old, greeting).await,
             };
             shared.command(Command::Checked { check, alive });
         });

@@ -74,13 +74,14 @@ pub(crate) async fn accept(shared: Arc<Shared>, id: LinkId, arrival: Arrival) {
     report(&shared, id, outcome);
 }
 
-/// Asks whether this very life of a node answers at its name's address.
-pub(crate) async fn answers(shared: Arc<Shared>, old: NodeId) -> bool {
+/// Asks whether this very life of a node answers at its name's address. It is greeted as for its session, or it would
+/// take the question for the end of it.
+pub(crate) async fn answers(shared: Arc<Shared>, old: NodeId, greeting: Greeting) -> bool {
     let deadline = Instant::now() + shared.config.conflict_check;
     let asking = async {
         let link = reach(&shared, old.name()).await.ok()?;
         let channel = channel(&shared, &link).ok()?;
-        let (mut machine, hello) = Handshake::dial(shared.local(), channel, old.name().clone(), Greeting::default());
+        let (mut machine, hello) = Handshake::dial(shared.local(), channel, old.name().clone(), greeting);
         let Output::Send(hello) = hello else { return None };
         let (mut send, mut recv) = link.open_greeting().await.ok()?;
         send.write(&hello).await.ok()?;
@@ -205,7 +206,7 @@ impl Greeter<'_> {
             _ => None,
         });
         // The machine has nothing against a peer that greeted, but lets this side open no stream.
-        Err(self.refuse(refusal.unwrap_or(Code::HELLO_TIMEOUT.into())))
+        Err(self.refuse(refusal.unwrap_or_else(|| Code::HELLO_TIMEOUT.into())))
     }
 
     /// What a stream that carries no more means for the link; `None` when the link has ended.
@@ -289,7 +290,7 @@ impl Greeter<'_> {
     async fn judge(&self, peer: Box<Peer>) -> Result<Greeting, Refusal> {
         let (verdict, answer) = oneshot::channel();
         self.shared.command(Command::Judge { link: self.id, role: self.role, peer, verdict });
-        answer.await.unwrap_or(Err(Code::SHUTDOWN.into()))
+        answer.await.unwrap_or_else(|_| Err(Code::SHUTDOWN.into()))
     }
 
     /// The dialler's control stream, with READY taken off; `None` when something else comes first.

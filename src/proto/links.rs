@@ -140,11 +140,12 @@ pub(crate) enum Output {
         session: SessionId,
         peer: NodeName,
     },
-    /// Ask the old life for a sign of life: on the link, or by dialling it.
+    /// Ask the old life for a sign of life: on the link, or by dialling it with this greeting.
     Check {
         check: CheckId,
         old: NodeId,
         link: Option<LinkId>,
+        greeting: Greeting,
     },
     /// A second life of a live name was refused.
     Conflict {
@@ -377,6 +378,7 @@ impl Links {
             if is_up && (role == Role::Responder || up.is_some()) {
                 let old = NodeId::new(peer.id.name().clone(), old.0);
                 let name = peer.id.name().clone();
+                let greeting = known.greeting();
                 let check = known.check.get_or_insert(Check { newcomers: Vec::new() });
                 if check.newcomers.len() >= NEWCOMERS_MAX {
                     return self.refuse(link, Code::LIMIT);
@@ -384,7 +386,7 @@ impl Links {
                 check.newcomers.push((link, role, peer));
                 if check.newcomers.len() == 1 {
                     self.checks.insert(next_check, name);
-                    self.outputs.push_back(Output::Check { check: next_check, old, link: up });
+                    self.outputs.push_back(Output::Check { check: next_check, old, link: up, greeting });
                 }
                 return;
             }
