@@ -18,6 +18,9 @@ use crate::wire::{
     Splitter, StreamKind, put_message, put_schema,
 };
 
+/// How long to wait for what the node is to do.
+const PATIENCE: Duration = Duration::from_secs(300);
+
 /// A peer that keeps only the rules that a test wants it to.
 pub(super) struct Fake {
     pub(super) host: Host,
@@ -55,7 +58,8 @@ impl Fake {
     }
 
     pub(super) async fn accept(&self) -> Link {
-        self.endpoint.accept().await.unwrap().accept().await.unwrap()
+        let accepting = async { self.endpoint.accept().await.unwrap().accept().await.unwrap() };
+        timeout(PATIENCE, accepting).await.expect("the node dials")
     }
 
     /// A good HELLO for this link.
@@ -151,7 +155,7 @@ pub(super) struct Joined {
     /// From the node.
     pub(super) frames: Frames,
     pub(super) hello: Hello,
-    _greeting: (Sender, Receiver),
+    pub(super) _greeting: (Sender, Receiver),
 }
 
 impl Joined {
@@ -190,7 +194,7 @@ pub(super) struct Closed {
 /// Waits for a node to close the link.
 pub(super) async fn closed(link: &Link) -> Closed {
     let began = Instant::now();
-    let end = timeout(Duration::from_secs(600), link.closed()).await.expect("the node closes the link");
+    let end = timeout(PATIENCE, link.closed()).await.expect("the node closes the link");
     let End::Closed { code, reason, by_peer: true } = end else { panic!("{end:?}") };
     Closed { code, reason, after: began.elapsed() }
 }
@@ -215,7 +219,7 @@ pub(super) async fn hear(recv: &mut Receiver) -> Option<Hello> {
     loop {
         match splitter.next_frame().unwrap() {
             Some(frame) => return Some(Hello::decode(frame).unwrap()),
-            None => splitter.push(recv.read().await.ok()??),
+            None => splitter.push(timeout(PATIENCE, recv.read()).await.expect("a HELLO or an end").ok()??),
         }
     }
 }
@@ -238,7 +242,8 @@ impl Frames {
             if let Some(frame) = self.splitter.next_frame().unwrap() {
                 return Some(frame);
             }
-            let mut chunk = match self.stream.read().await {
+            let read = timeout(PATIENCE, self.stream.read()).await.expect("a frame or an end");
+            let mut chunk = match read {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) | Err(StreamError::LinkEnded | StreamError::Reset) => return None,
             };
@@ -247,6 +252,11 @@ impl Frames {
             }
             self.splitter.push(chunk);
         }
+    }
+
+    /// Tells the node that nobody reads on.
+    pub(super) fn stop(self) {
+        self.stream.stop();
     }
 
     pub(super) fn kind(&self) -> Option<StreamKind> {

@@ -13,7 +13,8 @@ async fn a_bad_hello_is_refused_by_the_responder() {
     let mut world = World::new().await;
     let fake = world.member("x@10.0.0.9:4370");
     let elsewhere = fake.hello(&fake.dial(&world.b).await, Role::Dialler).proof;
-    let forged: [(&str, &dyn Fn(&mut Hello), Code); 4] = [
+    type Forge<'a> = &'a dyn Fn(&mut Hello);
+    let forged: [(&str, Forge<'_>, Code); 4] = [
         ("no proof", &|hello| hello.proof = [0; 32], Code::BAD_PROOF),
         ("a bit is wrong", &|hello| hello.proof[31] ^= 1, Code::BAD_PROOF),
         ("the proof of another connection", &|hello| hello.proof = elsewhere, Code::BAD_PROOF),
@@ -81,7 +82,8 @@ async fn what_is_no_hello_is_refused() {
     let mut world = World::new().await;
     let fake = world.member("x@10.0.0.9:4370");
     let whole = |link: &Link| encode(&fake.hello(link, Role::Dialler));
-    let wrong: [(&str, &dyn Fn(&Link) -> Vec<u8>, Code); 9] = [
+    type Bytes<'a> = &'a dyn Fn(&Link) -> Vec<u8>;
+    let wrong: [(&str, Bytes<'_>, Code); 9] = [
         ("cut off", &|link| whole(link)[..100].to_vec(), Code::PROTOCOL),
         ("nothing", &|_| vec![], Code::PROTOCOL),
         ("too short inside", &|link| reframed(&whole(link), |body| body.truncate(body.len() - 1)), Code::PROTOCOL),

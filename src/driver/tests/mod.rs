@@ -5,6 +5,7 @@
 
 mod fake;
 mod greeting;
+mod lives;
 mod strangers;
 
 use std::sync::Arc;
@@ -123,7 +124,7 @@ impl World {
                 sleep(Duration::from_millis(10)).await;
             }
         };
-        timeout(secs(2), talking).await.expect("the pair fell silent");
+        timeout(secs(5), talking).await.expect("the pair fell silent");
     }
 
     /// The attack is over: nothing got through, and nothing is left of it.
@@ -196,6 +197,6 @@ async fn chatter(a: Node, b: Node, said: Arc<AtomicUsize>) {
         assert_eq!(a.rpc().call(b.name(), DOUBLE, n).timeout(soon).await, Ok(2 * n));
         assert_eq!(b.rpc().call(a.name(), DOUBLE, n).timeout(soon).await, Ok(2 * n));
         said.fetch_add(1, Ordering::Relaxed);
-        sleep(Duration::from_millis(20)).await;
+        sleep(Duration::from_millis(200)).await;
     }
 }
