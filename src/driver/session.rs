@@ -29,6 +29,9 @@ use crate::wire::{
 /// How many kinds of message one side may declare in one session.
 const SCHEMAS_MAX: u64 = 4096;
 
+/// How many mailboxes that do not exist a peer may name faster than it reads that they do not.
+const CLOSES_MAX: usize = 64 * 1024;
+
 /// Below this, a received body is copied out: a slice would pin the whole buffer that it arrived in.
 const COPY_BELOW: usize = 4096;
 
@@ -116,6 +119,7 @@ pub(crate) struct Session {
     calls: Mutex<Calls>,
     call_room: Semaphore,
     call_buffer: usize,
+    calls_max: usize,
     next_call: AtomicU64,
 }
 
@@ -234,6 +238,7 @@ impl Session {
             calls: Mutex::default(),
             call_room: Semaphore::new(config.send_buffer),
             call_buffer: config.send_buffer,
+            calls_max: config.calls_max,
             next_call: AtomicU64::new(0),
         })
     }
@@ -483,12 +488,13 @@ impl Session {
         self: &Arc<Self>,
         frames: impl Iterator<Item = Result<LaneFrame, WireError>>,
     ) -> Result<(), Code> {
-        let Some(shared) = self.shared.upgrade() else { return Ok(()) };
+        let shared = self.shared.upgrade().ok_or(Code::SHUTDOWN)?;
         let mut closes = Vec::new();
         let mut guard = lock(&self.inn);
         let inn = &mut *guard;
         if inn.ended {
-            return Ok(());
+            // Whoever ended the session closes the link.
+            return Err(Code::STALE_LINK);
         }
         for frame in frames {
             match frame.map_err(wire_code)? {
@@ -523,10 +529,17 @@ impl Session {
             }
         }
         drop(guard);
-        if !closes.is_empty() {
-            self.push_control(|out| out.closes.extend(closes));
-        }
-        Ok(())
+        if closes.is_empty() { Ok(()) } else { self.refuse_mailboxes(&closes) }
+    }
+
+    /// Tells the peer that these mailboxes do not exist.
+    fn refuse_mailboxes(&self, mailboxes: &[u64]) -> Result<(), Code> {
+        let mut unread = 0;
+        self.push_control(|out| {
+            out.closes.extend(mailboxes);
+            unread = out.closes.len();
+        });
+        if unread > CLOSES_MAX { Err(Code::LIMIT) } else { Ok(()) }
     }
 
     /// A message of this session was read by its mailbox, or thrown away.
@@ -562,7 +575,7 @@ impl Session {
         if shared.mailboxes.inbox(mailbox).is_none() {
             if inn.lanes.refuse(mailbox) {
                 drop(inn);
-                self.push_control(|out| out.closes.extend([mailbox]));
+                return self.refuse_mailboxes(&[mailbox]);
             }
             return Ok(());
         }
@@ -647,15 +660,23 @@ impl Session {
     }
 
     /// Starts a handler for a call of the peer, unless the session has ended or the id is in use.
-    pub(crate) fn serve(&self, id: u64, start: impl FnOnce() -> AbortHandle) {
+    ///
+    /// # Errors
+    /// The code to close the link with, when the peer has more calls open than a caller may have.
+    pub(crate) fn serve(&self, id: u64, start: impl FnOnce() -> AbortHandle) -> Result<(), Code> {
         let mut calls = lock(&self.calls);
         if calls.ended || calls.serving.contains_key(&id) {
-            return;
+            return Ok(());
+        }
+        // Twice what a caller has open, because a call on one stream overtakes the cancel of another.
+        if calls.serving.len() >= 2 * self.calls_max {
+            return Err(Code::LIMIT);
         }
         // Under the lock, so that the handler's end cannot come before its beginning.
         calls.serving.insert(id, start());
         drop(calls);
         self.calls_changed();
+        Ok(())
     }
 
     pub(crate) fn served(&self, id: u64) {

@@ -4,9 +4,12 @@
 //! end its own session; it never reaches a mailbox, a handler, or the pair.
 
 mod fake;
+mod flood;
 mod greeting;
 mod lives;
+mod newer;
 mod strangers;
+mod streams;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
