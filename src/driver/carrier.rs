@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -31,6 +31,10 @@ const USER_PINGS: u64 = 1 << 40;
 
 /// How often the clock looks for signs of life while something is outstanding.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The rest of a frame that takes more than this waits for its share of what the session may assemble. Streams are few, so
+/// smaller ones are bounded by their number, and need not wait behind the large.
+const ASSEMBLED_FREELY: usize = 64 * 1024;
 
 /// A frame that has begun must bring so many bytes per `frame_timeout`.
 const PROGRESS: usize = 16 * 1024;
@@ -459,7 +463,7 @@ async fn accept_streams(carrier: Arc<Carrier>, mut control: Option<(Receiver, Sp
     loop {
         if let Some((stream, splitter)) = control.take() {
             has_control = true;
-            let reader = Reader { stream, splitter, frame_timeout, carrier: carrier.clone() };
+            let reader = Reader { stream, splitter, frame_timeout, carrier: carrier.clone(), room: None };
             readers.spawn(read(reader, StreamKind::Control));
         }
         let mut stream = tokio::select! {
@@ -496,7 +500,7 @@ async fn accept_streams(carrier: Arc<Carrier>, mut control: Option<(Receiver, Sp
                 Some(kind) if kind != StreamKind::Control => {
                     let mut splitter = Splitter::new(message_max + OVERHEAD_MAX);
                     splitter.push(first.slice_ref(rest));
-                    read(Reader { stream, splitter, frame_timeout, carrier }, kind).await;
+                    read(Reader { stream, splitter, frame_timeout, carrier, room: None }, kind).await;
                 }
                 None if kind & SKIPPABLE != 0 => {
                     stream.stop();
@@ -534,6 +538,8 @@ struct Reader {
     splitter: Splitter,
     frame_timeout: Duration,
     carrier: Arc<Carrier>,
+    /// For the frame that has begun.
+    room: Option<OwnedSemaphorePermit>,
 }
 
 /// Reads a stream to its end. Whatever is wrong with it ends the session.
@@ -572,17 +578,31 @@ impl Reader {
 
     async fn next_chunk(&mut self) -> Result<Option<bytes::Bytes>, Option<Code>> {
         let read = if self.splitter.is_begun() {
+            self.make_room().await;
             match timeout(self.frame_timeout, self.progress()).await {
                 Ok(read) => read,
                 Err(_) => return Err(Some(Code::SLOW)),
             }
         } else {
+            self.room = None;
             self.stream.read().await
         };
         read.map_err(|error| match error {
             StreamError::LinkEnded => None,
             StreamError::Reset => Some(Code::PROTOCOL),
         })
+    }
+
+    /// Waits until the frame that has begun may grow to its end. While it waits, the stream's window bounds the peer.
+    async fn make_room(&mut self) {
+        let missing = self.splitter.missing();
+        // A frame that goes on has its room, and misses less and less of it.
+        let has_room = self.room.as_ref().map_or(ASSEMBLED_FREELY, OwnedSemaphorePermit::num_permits);
+        if missing > has_room {
+            // First gives back what an earlier frame had, so that nobody waits with something in hand.
+            self.room = None;
+            self.room = self.carrier.session.room_to_assemble(missing).await;
+        }
     }
 
     /// Reads on in a frame that has begun, until it is complete, or the next good piece of it is there.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::AbortHandle;
 
 use super::carrier::Carrier;
@@ -22,8 +22,8 @@ use crate::proto::lanes::{
 };
 use crate::proto::links::{LinkId, SessionId};
 use crate::wire::{
-    CallFrame, Code, Control, LaneFrame, MessageFrame, NodeFlags, Schema, Status, Trace, WireError, put_message,
-    put_schema,
+    CallFrame, Code, Control, LaneFrame, MessageFrame, NodeFlags, OVERHEAD_MAX, Schema, Status, Trace, WireError,
+    put_message, put_schema,
 };
 
 /// How many kinds of message one side may declare in one session.
@@ -119,6 +119,8 @@ pub(crate) struct Session {
     calls: Mutex<Calls>,
     call_room: Semaphore,
     call_buffer: usize,
+    /// What frames that have begun and are not complete may take, over all links.
+    assembly: Arc<Semaphore>,
     calls_max: usize,
     next_call: AtomicU64,
 }
@@ -238,6 +240,8 @@ impl Session {
             calls: Mutex::default(),
             call_room: Semaphore::new(config.send_buffer),
             call_buffer: config.send_buffer,
+            // One message always fits.
+            assembly: Arc::new(Semaphore::new(config.bulk_budget.max(config.message_max + OVERHEAD_MAX))),
             calls_max: config.calls_max,
             next_call: AtomicU64::new(0),
         })
@@ -600,6 +604,11 @@ impl Session {
     fn broken(&self, violation: Violation) -> Code {
         tracing::warn!(peer = %self.peer, %violation, "the peer breaks the rules of the lanes");
         Code::PROTOCOL
+    }
+
+    /// Waits for room for the rest of a frame. Whoever has it gives it back when the frame is complete.
+    pub(crate) async fn room_to_assemble(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        self.assembly.clone().acquire_many_owned(u32::try_from(bytes).ok()?).await.ok()
     }
 
     /// All streams of the peer are read, on all links: is no message missing?

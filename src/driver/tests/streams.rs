@@ -433,3 +433,65 @@ async fn the_peers_reason_is_the_reason() {
     }
     world.is_unharmed().await;
 }
+
+/// Frames that are announced large and stop short of their end take no more than their share, whatever their number.
+#[tokio::test(start_paused = true)]
+async fn frames_in_the_making_are_bounded() {
+    const MIB: usize = 1 << 20;
+    let mut config = Config { message_max: MIB, bulk_budget: 2 * MIB, stream_window: 64 << 10, ..Config::default() };
+    config.frame_timeout = secs(20);
+    let mut world = World::with(config).await;
+    let fake = world.member("x@10.0.0.9:4370");
+    let joined = fake.join(&world.a).await;
+    let mut streams = tokio::task::JoinSet::new();
+    let taken = Arc::new(AtomicUsize::new(0));
+    for n in 0..30 {
+        let mut stream = joined.open(if n % 2 == 0 { LANE } else { CALLS }).await;
+        let taken = taken.clone();
+        streams.spawn(async move {
+            stream.write(&announced(if n % 2 == 0 { 0x11 } else { 0x20 }, MIB as u64)).await.unwrap();
+            for _ in 0..MIB / 1024 - 1 {
+                if stream.write(&[1; 1024]).await.is_err() {
+                    break;
+                }
+                taken.fetch_add(1024, Ordering::Relaxed);
+            }
+            std::future::pending::<()>().await;
+        });
+    }
+    sleep(secs(10)).await;
+    let taken = taken.load(Ordering::Relaxed);
+    assert!((MIB..2 * MIB + 30 * (64 << 10)).contains(&taken), "{taken}");
+    ends(&mut world, &fake, joined, "none of them ends", Code::SLOW, DownReason::Overloaded).await;
+    world.is_unharmed().await;
+}
+
+/// Large messages of an honest peer wait for one another, and all arrive.
+#[tokio::test(start_paused = true)]
+async fn large_frames_take_turns() {
+    const MIB: usize = 1 << 20;
+    let config = Config { message_max: MIB, bulk_budget: MIB, call_streams: 8, ..Config::default() };
+    let mut world = World::with(config.clone()).await;
+    let c = node(&world.fabric, &world.cookie, "c@10.0.0.3:4370", config).await;
+    let length: Method<Vec<u8>, u64> = Method::new("length");
+    let _ = world.a.rpc().serve(length.clone(), |_, bytes| async move { bytes.len() as u64 });
+    let mut work = tokio::task::JoinSet::new();
+    for n in 0..12 {
+        let mut inbox = world.a.mailbox::<Vec<u8>>();
+        let there = inbox.address().bind(&c);
+        work.spawn(async move {
+            there.send(vec![n; 900_000]).await.unwrap();
+            assert_eq!(inbox.recv().await.map(|bytes| bytes.len()), Some(900_000));
+        });
+        let (rpc, a, length) = (c.rpc(), world.a.name().clone(), length.clone());
+        work.spawn(async move {
+            let answer = rpc.call(&a, length, vec![n; 900_000]).timeout(secs(60)).await;
+            assert_eq!(answer, Ok(900_000));
+        });
+    }
+    timeout(secs(60), work.join_all()).await.expect("nobody waits for ever");
+    assert_eq!(world.next_event().await, NodeEvent::Up(c.id()));
+    c.shutdown().await;
+    assert_eq!(world.next_event().await, NodeEvent::Down(c.id(), DownReason::Left));
+    world.is_unharmed().await;
+}
