@@ -80,7 +80,8 @@ pub struct Config {
     pub lanes_unasked: usize,
     /// To how many mailboxes of this node one session may hold credit. Default 16384.
     pub lanes_max: usize,
-    /// What all messages larger than the window together may hold of one peer, in bytes. Default 32 MiB.
+    /// What all messages larger than the window together may hold of one peer, in bytes; frames of one peer that have
+    /// not arrived whole may take as much again. Default 32 MiB.
     pub bulk_budget: usize,
     /// What may wait between acceptance and the socket, in bytes per peer: small messages, bulk and calls each. One
     /// message always may. Default 1 MiB.
@@ -92,8 +93,8 @@ pub struct Config {
     pub call_timeout: Duration,
     /// Handlers that run at one time; a call beyond is answered `Overloaded`. Default 1024.
     pub handlers_max: usize,
-    /// Calls to one peer that may wait for their answers; more fail with `Overloaded` before they are sent. Default
-    /// 16384.
+    /// Calls to one peer that may wait for their answers; more fail with `Overloaded` before they are sent. A peer that
+    /// has more than twice as many open here loses its session. Default 16384.
     pub calls_max: usize,
     /// Events that a subscriber may leave unread before it is told `Lagged`. Default 1024.
     pub events_max: usize,
@@ -112,8 +113,8 @@ pub struct Config {
     /// The largest UDP payload that path MTU discovery tries. Default 1452, which fits Ethernet; at most 6500, because
     /// with segmentation offload ten segments must fit 64 KiB, and beyond that packets vanish.
     pub mtu_max: u16,
-    /// A frame that has begun must grow by 1 KiB or be complete within this time, again and again. Default 30 s. It
-    /// bounds how long a dribbling peer holds a buffer.
+    /// A frame that has begun must grow by 1 KiB or be complete within this time, again and again; a link that stops must
+    /// carry 16 KiB or be closed. Default 30 s. It bounds how long a dribbling peer holds a buffer or a link.
     pub frame_timeout: Duration,
     /// A new stream must say what it is within this time. Default 10 s.
     pub stream_timeout: Duration,

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::Shared;
 use super::session::Session;
 use crate::id::NodeId;
-use crate::wire::{Schema, Status};
+use crate::wire::{Code, Schema, Status};
 
 /// A request as the node sees it.
 #[derive(Debug)]
@@ -100,6 +100,9 @@ impl Methods {
 }
 
 /// Handles a peer's request: runs the method's handler, or answers why not. Never waits.
+///
+/// # Errors
+/// The code to close the link with, when the peer has too many calls open.
 pub(crate) fn serve(
     shared: &Arc<Shared>,
     session: &Arc<Session>,
@@ -108,7 +111,7 @@ pub(crate) fn serve(
     method: &str,
     schema: Schema,
     body: Bytes,
-) {
+) -> Result<(), Code> {
     // A day is beyond any call; it also keeps the deadline from overflowing.
     let timeout = Duration::from_millis(timeout_ms.min(24 * 60 * 60 * 1000));
     let deadline = Instant::now() + timeout;
@@ -139,11 +142,11 @@ pub(crate) fn serve(
             });
             task.abort_handle()
         }),
-        // Through the same bounded way as an answer, so a peer that floods waits for its own refusals.
+        // An open call until the refusal has left, so a peer that floods and does not read reaches its limit.
         Err(status) => session.serve(id, || {
             let task = tokio::spawn(async move {
-                at.served(id);
                 at.answer(id, status, None, Bytes::new()).await;
+                at.served(id);
             });
             task.abort_handle()
         }),

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -33,8 +33,15 @@ const USER_PINGS: u64 = 1 << 40;
 /// How often the clock looks for signs of life while something is outstanding.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// The rest of a frame that takes more than this waits for its share of what the session may assemble. Streams are few, so
+/// smaller ones are bounded by their number, and need not wait behind the large.
+const ASSEMBLED_FREELY: usize = 64 * 1024;
+
 /// A frame that has begun must bring so many bytes per `frame_timeout`.
 const PROGRESS: usize = 1024;
+
+/// A link that stops must move so many bytes per `frame_timeout`: more than the questions and answers of its clock.
+const STOP_PROGRESS: u64 = 16 * 1024;
 
 pub(crate) const CONTROL_PRIORITY: i32 = 2;
 const CALL_PRIORITY: i32 = 1;
@@ -255,6 +262,7 @@ impl Carrier {
 /// Runs a link until it ends, then reports.
 async fn run(carrier: Arc<Carrier>, greeted: Greeted) {
     let Greeted { link, control, peer_control } = greeted;
+    let Some(frame_timeout) = carrier.shared.upgrade().map(|shared| shared.config.frame_timeout) else { return };
     let mut tasks = JoinSet::new();
     tasks.spawn(write_control(carrier.clone(), control));
     tasks.spawn(drain_datagrams(link.clone()));
@@ -263,11 +271,21 @@ async fn run(carrier: Arc<Carrier>, greeted: Greeted) {
         let closed = link.closed();
         tokio::pin!(closed);
         let mut signs = link.signs_of_life();
+        // While the link stops: by when it must have moved so many bytes, or be closed.
+        let mut stopping: Option<(Instant, u64)> = None;
         loop {
             let next_look = {
                 let clock = lock(&carrier.clock);
                 let look = clock.is_waiting().then(|| now() + LOOK_EVERY);
-                clock.poll_timeout().into_iter().chain(look).min()
+                if clock.is_stopping() && stopping.is_none_or(|(due, _)| now() >= due) {
+                    let moved = link.bytes_moved();
+                    if stopping.is_some_and(|(_, wanted)| moved < wanted) {
+                        carrier.close(Code::SLOW);
+                    }
+                    stopping = Some((now() + frame_timeout, moved + STOP_PROGRESS));
+                }
+                let due = stopping.map(|(due, _)| due);
+                clock.poll_timeout().into_iter().chain(look).chain(due).min()
             };
             // No branch waits for the network: each does its move and returns here.
             tokio::select! {
@@ -434,7 +452,10 @@ async fn write_control(carrier: Arc<Carrier>, mut stream: Sender) {
         bytes.append(&mut lock(&carrier.control));
         if bytes.is_empty() {
             carrier.control_ready.notified().await;
-        } else if stream.write(&bytes).await.is_err() {
+        } else if let Err(error) = stream.write(&bytes).await {
+            if error == StreamError::Reset {
+                carrier.close(Code::PROTOCOL);
+            }
             return;
         }
     }
@@ -453,7 +474,7 @@ async fn accept_streams(carrier: Arc<Carrier>, mut control: Option<(Receiver, Sp
     loop {
         if let Some((stream, splitter)) = control.take() {
             has_control = true;
-            let reader = Reader { stream, splitter, frame_timeout, carrier: carrier.clone() };
+            let reader = Reader { stream, splitter, frame_timeout, carrier: carrier.clone(), room: None };
             readers.spawn(read(reader, StreamKind::Control));
         }
         let mut stream = tokio::select! {
@@ -479,15 +500,18 @@ async fn accept_streams(carrier: Arc<Carrier>, mut control: Option<(Receiver, Sp
                 Err(_) => return carrier.close(Code::SLOW),
                 Ok(Err(StreamError::LinkEnded)) => return,
                 Ok(Ok(Some(chunk))) => chunk,
+                // QUIC drops what came before the reset, so it may have been a kind that is to be skipped. A message that
+                // is missing now is noticed by its number.
+                Ok(Err(StreamError::Reset)) => return carrier.stream_read(),
                 // A stream that says nothing is none that this side knows how to serve.
-                Ok(Ok(None) | Err(StreamError::Reset)) => return carrier.close(Code::PROTOCOL),
+                Ok(Ok(None)) => return carrier.close(Code::PROTOCOL),
             };
             let Some((kind, rest)) = first.split_first() else { return };
             match StreamKind::from_byte(*kind) {
                 Some(kind) if kind != StreamKind::Control => {
                     let mut splitter = Splitter::new(message_max + OVERHEAD_MAX);
                     splitter.push(first.slice_ref(rest));
-                    read(Reader { stream, splitter, frame_timeout, carrier }, kind).await;
+                    read(Reader { stream, splitter, frame_timeout, carrier, room: None }, kind).await;
                 }
                 None if kind & SKIPPABLE != 0 => {
                     stream.stop();
@@ -525,6 +549,8 @@ struct Reader {
     splitter: Splitter,
     frame_timeout: Duration,
     carrier: Arc<Carrier>,
+    /// For the frame that has begun.
+    room: Option<OwnedSemaphorePermit>,
 }
 
 /// Reads a stream to its end. Whatever is wrong with it ends the session.
@@ -563,17 +589,31 @@ impl Reader {
 
     async fn next_chunk(&mut self) -> Result<Option<bytes::Bytes>, Option<Code>> {
         let read = if self.splitter.is_begun() {
+            self.make_room().await;
             match timeout(self.frame_timeout, self.progress()).await {
                 Ok(read) => read,
                 Err(_) => return Err(Some(Code::SLOW)),
             }
         } else {
+            self.room = None;
             self.stream.read().await
         };
         read.map_err(|error| match error {
             StreamError::LinkEnded => None,
             StreamError::Reset => Some(Code::PROTOCOL),
         })
+    }
+
+    /// Waits until the frame that has begun may grow to its end. While it waits, the stream's window bounds the peer.
+    async fn make_room(&mut self) {
+        let missing = self.splitter.missing();
+        // A frame that goes on has its room, and misses less and less of it.
+        let has_room = self.room.as_ref().map_or(ASSEMBLED_FREELY, OwnedSemaphorePermit::num_permits);
+        if missing > has_room {
+            // First gives back what an earlier frame had, so that nobody waits with something in hand.
+            self.room = None;
+            self.room = self.carrier.session.room_to_assemble(missing).await;
+        }
     }
 
     /// Reads on in a frame that has begun, until it is complete, or the next good piece of it is there.
@@ -624,7 +664,7 @@ impl Reader {
             StreamKind::Calls => {
                 while let Some(frame) = self.splitter.next_frame().map_err(wire_code)? {
                     if let Some(frame) = CallFrame::decode(frame).map_err(wire_code)? {
-                        self.carrier.handle_call(frame);
+                        self.carrier.handle_call(frame)?;
                     }
                 }
                 Ok(())
@@ -634,12 +674,12 @@ impl Reader {
 }
 
 impl Carrier {
-    fn handle_call(&self, frame: CallFrame) {
+    fn handle_call(&self, frame: CallFrame) -> Result<(), Code> {
         let session = &self.session;
         match frame {
             CallFrame::Call { id, timeout_ms, method, trace: _, schema, body } => {
                 if let Some(shared) = self.shared.upgrade() {
-                    super::calls::serve(&shared, session, id, timeout_ms, &method, schema, body);
+                    super::calls::serve(&shared, session, id, timeout_ms, &method, schema, body)?;
                 }
             }
             CallFrame::Answer { id, status: Status::Answered, schema: Some(schema), body } => {
@@ -648,6 +688,7 @@ impl Carrier {
             CallFrame::Answer { id, status, .. } => session.answered(id, Answer::Failed(status)),
             CallFrame::Cancel { id } => session.cancelled_by_caller(id),
         }
+        Ok(())
     }
 
     fn handle_control(&self, frame: Control) -> Result<(), Code> {

@@ -10,6 +10,8 @@ pub(crate) mod events;
 pub(crate) mod mailboxes;
 pub(crate) mod peers;
 pub(crate) mod session;
+#[cfg(all(test, feature = "sim"))]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -64,6 +66,19 @@ pub(crate) struct Shared {
     wanted: Mutex<HashSet<NodeName>>,
     is_stopping: AtomicBool,
     stopped: watch::Sender<bool>,
+    #[cfg(test)]
+    census: Mutex<Census>,
+}
+
+/// What the node task holds, for tests that look for leaks.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Census {
+    entries: usize,
+    handshakes: usize,
+    handshakes_most: usize,
+    sessions: usize,
+    waiting: usize,
 }
 
 /// Who waits for a session.
@@ -259,6 +274,8 @@ pub(crate) fn start(start: Start) -> Arc<Shared> {
         wanted: Mutex::default(),
         is_stopping: AtomicBool::new(false),
         stopped: watch::Sender::new(false),
+        #[cfg(test)]
+        census: Mutex::default(),
     });
     let node = Node {
         shared: shared.clone(),
@@ -330,6 +347,8 @@ impl Node {
                 Some(_) = self.tasks.join_next() => {}
             }
             self.drain_outputs();
+            #[cfg(test)]
+            self.count();
             if deadline.is_some() && self.entries.is_empty() {
                 break;
             }
@@ -367,8 +386,10 @@ impl Node {
             }
             Command::Arrived { arrival } => self.arrived(*arrival),
             Command::Judge { link, role, peer, verdict } => {
-                // A link that was closed meanwhile gets no verdict.
-                let Some(entry) = self.entries.get_mut(&link) else { return };
+                let Some(entry) = self.entries.get_mut(&link) else {
+                    // The link was given up while it asked.
+                    return drop(verdict.send(Err(Code::STALE_LINK.into())));
+                };
                 entry.verdict = Some(verdict);
                 self.links.handle(Input::Greeted { link, role, peer }, now());
             }
@@ -396,7 +417,13 @@ impl Node {
             Command::LinkStopping { link } => self.links.handle(Input::Stopping { link }, now()),
             Command::LinkEnded { link, end } => {
                 let carrier = self.entries.get(&link).and_then(|entry| entry.carrier.as_ref());
-                let code = carrier.and_then(|carrier| carrier.closed_with()).or_else(|| end.code());
+                // Whoever ended the link knows why. What broke here because it had ended is no reason.
+                let code = match end {
+                    End::Closed { by_peer: false, code, .. } => {
+                        carrier.and_then(|carrier| carrier.closed_with()).or(Some(code))
+                    }
+                    end => end.code(),
+                };
                 let is_agreed = carrier.is_some_and(|carrier| carrier.is_agreed());
                 // A peer that says good-bye before all was read breaks the session, whatever it calls it.
                 let code = code.map(|code| if code.keeps_session() && !is_agreed { Code::PROTOCOL } else { code });
@@ -431,6 +458,18 @@ impl Node {
         if let Some(entry) = self.entries.remove(&link) {
             self.handshakes -= usize::from(entry.is_arrival);
         }
+    }
+
+    #[cfg(test)]
+    fn count(&self) {
+        let mut census = lock(&self.shared.census);
+        *census = Census {
+            entries: self.entries.len(),
+            handshakes: self.handshakes,
+            handshakes_most: census.handshakes_most.max(self.handshakes),
+            sessions: self.sessions.len(),
+            waiting: self.waiting.values().map(Vec::len).sum(),
+        };
     }
 
     fn carrier_of(&self, session: &Session) -> Option<Arc<Carrier>> {
@@ -468,7 +507,10 @@ impl Node {
                 self.answer_waiting(&peer, &Err(error));
             }
             Output::Accept { link, session, greeting } => {
-                let Some(entry) = self.entries.get_mut(&link) else { return };
+                let Some(entry) = self.entries.get_mut(&link) else {
+                    // It ended while it waited for the verdict.
+                    return self.links.handle(Input::Closed { link, code: None }, now());
+                };
                 entry.session = Some(session);
                 if let Some(verdict) = entry.verdict.take() {
                     let _ = verdict.send(Ok(greeting));
@@ -527,7 +569,7 @@ impl Node {
                     self.links.handle(Input::Want { peer, urgent: false }, now());
                 }
             }
-            Output::Check { check, old, link } => self.check(check, old, link),
+            Output::Check { check, old, link, greeting } => self.check(check, old, link, greeting),
             Output::Conflict { live, refused } => {
                 tracing::warn!(%live, %refused, "refused a second life of a live name");
                 self.shared.events.conflict(live, refused);
@@ -574,14 +616,14 @@ impl Node {
         self.forget(link);
     }
 
-    fn check(&mut self, check: CheckId, old: NodeId, link: Option<LinkId>) {
+    fn check(&mut self, check: CheckId, old: NodeId, link: Option<LinkId>, greeting: Greeting) {
         tracing::debug!(%old, "asking an old life whether it lives");
         let ping = link.and_then(|link| self.carrier(link)).map(|carrier| carrier.ping());
         let shared = self.shared.clone();
         self.tasks.spawn(async move {
             let alive = match ping {
                 Some(pong) => matches!(tokio::time::timeout(shared.config.conflict_check, pong).await, Ok(Ok(()))),
-                None => peers::answers(shared.clone(), old).await,
+                None => peers::answers(shared.clone(), old, greeting).await,
             };
             shared.command(Command::Checked { check, alive });
         });

@@ -78,13 +78,14 @@ pub(crate) async fn accept(shared: Arc<Shared>, id: LinkId, arrival: Arrival) {
     report(&shared, id, outcome);
 }
 
-/// Asks whether this very life of a node answers at its name's address.
-pub(crate) async fn answers(shared: Arc<Shared>, old: NodeId) -> bool {
+/// Asks whether this very life of a node answers at its name's address. It is greeted as for its session, or it would
+/// take the question for the end of it.
+pub(crate) async fn answers(shared: Arc<Shared>, old: NodeId, greeting: Greeting) -> bool {
     let deadline = Instant::now() + shared.config.conflict_check;
     let asking = async {
         let link = reach(&shared, old.name()).await.ok()?;
         let channel = channel(&shared, &link).ok()?;
-        let (mut machine, hello) = Handshake::dial(shared.local(), channel, old.name().clone(), Greeting::default());
+        let (mut machine, hello) = Handshake::dial(shared.local(), channel, old.name().clone(), greeting);
         let Output::Send(hello) = hello else { return None };
         let (mut send, mut recv) = link.open_greeting().await.ok()?;
         send.write(&hello).await.ok()?;
@@ -217,19 +218,27 @@ impl Greeter<'_> {
             match self.greet(&mut machine, first).await {
                 Ok(greeted) => Ok(greeted),
                 Err(Some(failure)) => Err(failure),
-                // The stream broke: the link's end says why.
+                // The link's end says why.
                 Err(None) => Err(self.link.closed().await.into()),
             }
         };
         if let Ok(outcome) = timeout_at(deadline, greeting).await {
             return outcome;
         }
-        for output in machine.handle(Input::Deadline) {
-            if let Output::Refuse(refusal) = output {
-                return Err(self.refuse(refusal));
-            }
+        let refusal = machine.handle(Input::Deadline).into_iter().find_map(|output| match output {
+            Output::Refuse(refusal) => Some(refusal),
+            _ => None,
+        });
+        // The machine has nothing against a peer that greeted, but lets this side open no stream.
+        Err(self.refuse(refusal.unwrap_or_else(|| Code::HELLO_TIMEOUT.into())))
+    }
+
+    /// What a stream that carries no more means for the link; `None` when the link has ended.
+    fn broke(&self, error: StreamError) -> Option<Failure> {
+        match error {
+            StreamError::LinkEnded => None,
+            StreamError::Reset => Some(self.refuse(Code::PROTOCOL.into())),
         }
-        Err(ConnectError::HelloTimeout.into())
     }
 
     fn refuse(&self, Refusal { code, reason }: Refusal) -> Failure {
@@ -243,7 +252,7 @@ impl Greeter<'_> {
             Role::Dialler => self.link.open_greeting().await,
             Role::Responder => self.link.accept_greeting().await,
         }
-        .map_err(|_| None)?;
+        .map_err(|error| self.broke(error))?;
         let mut outputs: std::collections::VecDeque<_> = first.into_iter().collect();
         let mut next = Next::Hello;
         let mut control = None;
@@ -251,7 +260,7 @@ impl Greeter<'_> {
         loop {
             let Some(output) = outputs.pop_front() else {
                 let input = match next {
-                    Next::Hello => Input::Frame(read_frame(&mut recv).await.map_err(|_| None)?),
+                    Next::Hello => Input::Frame(read_frame(&mut recv).await.map_err(|error| self.broke(error))?),
                     Next::Ready => {
                         peer_control = self.read_ready().await?;
                         match &peer_control {
@@ -265,7 +274,7 @@ impl Greeter<'_> {
             };
             match output {
                 Output::Send(hello) => {
-                    send.write(&hello).await.map_err(|_| None)?;
+                    send.write(&hello).await.map_err(|error| self.broke(error))?;
                     if self.role == Role::Responder {
                         next = Next::Ready;
                     }
@@ -285,7 +294,7 @@ impl Greeter<'_> {
                     let mut bytes = Vec::new();
                     Control::Ready.encode(&mut bytes);
                     let mut stream = self.open_control().await?;
-                    stream.write(&bytes).await.map_err(|_| None)?;
+                    stream.write(&bytes).await.map_err(|error| self.broke(error))?;
                     control = Some(stream);
                 }
                 Output::Up => {
@@ -302,7 +311,7 @@ impl Greeter<'_> {
     }
 
     async fn open_control(&self) -> Result<crate::transport::link::Sender, Option<Failure>> {
-        self.link.open(StreamKind::Control, super::carrier::CONTROL_PRIORITY).await.map_err(|_| None)
+        self.link.open(StreamKind::Control, super::carrier::CONTROL_PRIORITY).await.map_err(|error| self.broke(error))
     }
 
     /// Asks the node task.
@@ -314,9 +323,11 @@ impl Greeter<'_> {
 
     /// The dialler's control stream, with READY taken off; `None` when something else comes first.
     async fn read_ready(&self) -> Result<Option<(Receiver, Splitter)>, Option<Failure>> {
-        let mut stream = self.link.accept().await.map_err(|_| None)?;
+        let mut stream = self.link.accept().await.map_err(|error| self.broke(error))?;
         let patience: Duration = self.shared.config.hello_timeout;
-        let splitter = kind_of(&mut stream, patience, CONTROL_MAX, StreamKind::Control).await.map_err(|_| None)?;
+        let splitter = kind_of(&mut stream, patience, CONTROL_MAX, StreamKind::Control)
+            .await
+            .map_err(|error| self.broke(error))?;
         let Some(mut splitter) = splitter else { return Ok(None) };
         loop {
             match splitter.next_frame() {
@@ -327,7 +338,7 @@ impl Greeter<'_> {
                     Ok(None) => continue,
                     _ => return Ok(None),
                 },
-                Ok(None) => match stream.read().await.map_err(|_| None)? {
+                Ok(None) => match stream.read().await.map_err(|error| self.broke(error))? {
                     Some(chunk) => splitter.push(chunk),
                     None => return Ok(None),
                 },

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::AbortHandle;
 
 use super::carrier::Carrier;
@@ -22,12 +22,15 @@ use crate::proto::lanes::{
 };
 use crate::proto::links::{LinkId, SessionId};
 use crate::wire::{
-    CallFrame, Code, Control, LaneFrame, MessageFrame, NodeFlags, Schema, Status, Trace, WireError, put_message,
-    put_schema,
+    CallFrame, Code, Control, LaneFrame, MessageFrame, NodeFlags, OVERHEAD_MAX, Schema, Status, Trace, WireError,
+    put_message, put_schema,
 };
 
 /// How many kinds of message one side may declare in one session.
 const SCHEMAS_MAX: u64 = 4096;
+
+/// How many mailboxes that do not exist a peer may name faster than it reads that they do not.
+const CLOSES_MAX: usize = 64 * 1024;
 
 /// Below this, a received body is copied out: a slice would pin the whole buffer that it arrived in.
 const COPY_BELOW: usize = 4096;
@@ -116,6 +119,9 @@ pub(crate) struct Session {
     calls: Mutex<Calls>,
     call_room: Semaphore,
     call_buffer: usize,
+    /// What frames that have begun and are not complete may take, over all links.
+    assembly: Arc<Semaphore>,
+    calls_max: usize,
     next_call: AtomicU64,
 }
 
@@ -234,6 +240,9 @@ impl Session {
             calls: Mutex::default(),
             call_room: Semaphore::new(config.send_buffer),
             call_buffer: config.send_buffer,
+            // One message always fits.
+            assembly: Arc::new(Semaphore::new(config.bulk_budget.max(config.message_max + OVERHEAD_MAX))),
+            calls_max: config.calls_max,
             next_call: AtomicU64::new(0),
         })
     }
@@ -483,12 +492,13 @@ impl Session {
         self: &Arc<Self>,
         frames: impl Iterator<Item = Result<LaneFrame, WireError>>,
     ) -> Result<(), Code> {
-        let Some(shared) = self.shared.upgrade() else { return Ok(()) };
+        let shared = self.shared.upgrade().ok_or(Code::SHUTDOWN)?;
         let mut closes = Vec::new();
         let mut guard = lock(&self.inn);
         let inn = &mut *guard;
         if inn.ended {
-            return Ok(());
+            // Whoever ended the session closes the link.
+            return Err(Code::STALE_LINK);
         }
         for frame in frames {
             match frame.map_err(wire_code)? {
@@ -523,10 +533,17 @@ impl Session {
             }
         }
         drop(guard);
-        if !closes.is_empty() {
-            self.push_control(|out| out.closes.extend(closes));
-        }
-        Ok(())
+        if closes.is_empty() { Ok(()) } else { self.refuse_mailboxes(&closes) }
+    }
+
+    /// Tells the peer that these mailboxes do not exist.
+    fn refuse_mailboxes(&self, mailboxes: &[u64]) -> Result<(), Code> {
+        let mut unread = 0;
+        self.push_control(|out| {
+            out.closes.extend(mailboxes);
+            unread = out.closes.len();
+        });
+        if unread > CLOSES_MAX { Err(Code::LIMIT) } else { Ok(()) }
     }
 
     /// A message of this session was read by its mailbox, or thrown away.
@@ -562,7 +579,7 @@ impl Session {
         if shared.mailboxes.inbox(mailbox).is_none() {
             if inn.lanes.refuse(mailbox) {
                 drop(inn);
-                self.push_control(|out| out.closes.extend([mailbox]));
+                return self.refuse_mailboxes(&[mailbox]);
             }
             return Ok(());
         }
@@ -587,6 +604,11 @@ impl Session {
     fn broken(&self, violation: Violation) -> Code {
         tracing::warn!(peer = %self.peer, %violation, "the peer breaks the rules of the lanes");
         Code::PROTOCOL
+    }
+
+    /// Waits for room for the rest of a frame. Whoever has it gives it back when the frame is complete.
+    pub(crate) async fn room_to_assemble(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        self.assembly.clone().acquire_many_owned(u32::try_from(bytes).ok()?).await.ok()
     }
 
     /// All streams of the peer are read, on all links: is no message missing?
@@ -647,15 +669,23 @@ impl Session {
     }
 
     /// Starts a handler for a call of the peer, unless the session has ended or the id is in use.
-    pub(crate) fn serve(&self, id: u64, start: impl FnOnce() -> AbortHandle) {
+    ///
+    /// # Errors
+    /// The code to close the link with, when the peer has more calls open than a caller may have.
+    pub(crate) fn serve(&self, id: u64, start: impl FnOnce() -> AbortHandle) -> Result<(), Code> {
         let mut calls = lock(&self.calls);
         if calls.ended || calls.serving.contains_key(&id) {
-            return;
+            return Ok(());
+        }
+        // Twice what a caller has open, because a call on one stream overtakes the cancel of another.
+        if calls.serving.len() >= 2 * self.calls_max {
+            return Err(Code::LIMIT);
         }
         // Under the lock, so that the handler's end cannot come before its beginning.
         calls.serving.insert(id, start());
         drop(calls);
         self.calls_changed();
+        Ok(())
     }
 
     pub(crate) fn served(&self, id: u64) {

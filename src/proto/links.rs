@@ -140,11 +140,12 @@ pub(crate) enum Output {
         session: SessionId,
         peer: NodeName,
     },
-    /// Ask the old life for a sign of life: on the link, or by dialling it.
+    /// Ask the old life for a sign of life: on the link, or by dialling it with this greeting.
     Check {
         check: CheckId,
         old: NodeId,
         link: Option<LinkId>,
+        greeting: Greeting,
     },
     /// A second life of a live name was refused.
     Conflict {
@@ -383,6 +384,7 @@ impl Links {
             if !has_asked && (is_up || known.check.is_some()) {
                 let name = peer.id.name().clone();
                 let is_new = known.check.is_none();
+                let greeting = known.greeting();
                 let check = known.check.get_or_insert(Check { old, newcomers: Vec::new() });
                 if check.newcomers.len() >= NEWCOMERS_MAX {
                     return self.refuse(link, Code::LIMIT);
@@ -391,7 +393,7 @@ impl Links {
                 if is_new {
                     let old = NodeId::new(name.clone(), old.0);
                     self.checks.insert(next_check, name);
-                    self.outputs.push_back(Output::Check { check: next_check, old, link: up });
+                    self.outputs.push_back(Output::Check { check: next_check, old, link: up, greeting });
                 }
                 return;
             }

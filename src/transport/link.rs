@@ -52,7 +52,7 @@ pub(crate) enum StreamError {
 /// One QUIC connection. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
-    connection: quinn::Connection,
+    pub(super) connection: quinn::Connection,
 }
 
 impl Link {
@@ -76,10 +76,17 @@ impl Link {
         frames.acks + frames.ping + frames.stream + frames.datagram
     }
 
+    /// Bytes that went either way, with all that QUIC adds.
+    pub(crate) fn bytes_moved(&self) -> u64 {
+        let stats = self.connection.stats();
+        stats.udp_tx.bytes + stats.udp_rx.bytes
+    }
+
     /// Lets the peer open streams and send, once it has proved itself.
     pub(crate) fn raise_limits(&self, streams: u32) {
         self.connection.set_max_concurrent_uni_streams(VarInt::from_u32(streams));
-        self.connection.set_max_concurrent_bi_streams(VarInt::from_u32(streams));
+        // Nobody reads further ones, so what came on them would be held for ever.
+        self.connection.set_max_concurrent_bi_streams(VarInt::from_u32(0));
         // Unread lanes must not stop the others, so the connection as a whole has no window: each stream has.
         self.connection.set_receive_window(VarInt::MAX);
     }
@@ -114,7 +121,10 @@ impl Link {
 
     /// Closes at once; what is not acknowledged may be lost.
     pub(crate) fn close(&self, code: Code, reason: &[u8]) {
-        self.connection.close(VarInt::from_u32(code.0), reason);
+        // quinn would forget why a link has ended already.
+        if self.connection.close_reason().is_none() {
+            self.connection.close(VarInt::from_u32(code.0), reason);
+        }
     }
 
     pub(crate) async fn closed(&self) -> End {
@@ -125,8 +135,8 @@ impl Link {
 /// The send half of a stream.
 #[derive(Debug)]
 pub(crate) struct Sender {
-    stream: quinn::SendStream,
-    is_finished: bool,
+    pub(super) stream: quinn::SendStream,
+    pub(super) is_finished: bool,
 }
 
 impl Sender {

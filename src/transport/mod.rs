@@ -6,6 +6,8 @@
 #[cfg(feature = "sim")]
 pub(crate) mod fabric;
 pub(crate) mod link;
+#[cfg(test)]
+pub(crate) mod rogue;
 pub(crate) mod tls;
 
 use std::fmt;

@@ -587,7 +587,7 @@ fn now() -> UnixTime {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::net::{Ipv4Addr, SocketAddr};
 
     use quinn::{Connection, ConnectionError, Endpoint, TransportErrorCode};
@@ -1107,7 +1107,7 @@ mod tests {
     }
 
     /// A client that takes any server, resumes whenever it can, and presents what it is given.
-    fn rogue_client(identity: Option<&Tls>, protocols: &[&[u8]]) -> QuicClientConfig {
+    pub(crate) fn rogue_client(identity: Option<&Tls>, protocols: &[&[u8]]) -> QuicClientConfig {
         let builder = ClientConfig::builder_with_provider(crypto())
             .with_protocol_versions(&[&TLS13])
             .unwrap()
@@ -1124,7 +1124,7 @@ mod tests {
     }
 
     /// A server that takes any client, and hands out tickets for early data.
-    fn rogue_server(identity: &Tls, protocols: &[&[u8]]) -> QuicServerConfig {
+    pub(crate) fn rogue_server(identity: &Tls, protocols: &[&[u8]]) -> QuicServerConfig {
         let mut config = ServerConfig::builder_with_provider(crypto())
             .with_protocol_versions(&[&TLS13])
             .unwrap()

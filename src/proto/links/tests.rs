@@ -290,7 +290,7 @@ fn a_second_life_waits_until_the_first_has_answered() {
     let link = side.up("b@h", 7);
     let newcomer = side.links.accepted();
     let asked = side.greet(newcomer, "b@h", 8, greeting(0, 0, 0));
-    let [Output::Check { check, ref old, link: Some(on) }] = asked[..] else { panic!("{asked:?}") };
+    let [Output::Check { check, ref old, link: Some(on), .. }] = asked[..] else { panic!("{asked:?}") };
     assert_eq!((old, on), (&life("b@h", 7), link));
     let another = side.links.accepted();
     assert_eq!(side.greet(another, "b@h", 9, greeting(0, 0, 0)), [], "one question at a time");

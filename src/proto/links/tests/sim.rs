@@ -235,7 +235,7 @@ impl Sim {
                     self.want(n, peer, false);
                 }
             }
-            Output::Check { check, old, link } => self.nodes[n].checks.push((check, old, link)),
+            Output::Check { check, old, link, .. } => self.nodes[n].checks.push((check, old, link)),
             Output::Conflict { .. } => {}
             Output::Renewed { id } => self.nodes[n].id = id,
         }

@@ -1,0 +1,113 @@
+//! Crowds: datagrams, handshakes and greetings in numbers.
+
+use super::fake::{Fake, encode, say};
+use super::*;
+use crate::identity::Role;
+use crate::transport::rogue::spray;
+
+/// Datagrams of every length and first byte, at the port of a node.
+#[tokio::test(start_paused = true)]
+async fn garbage_at_the_socket_is_dropped() {
+    let mut world = World::new().await;
+    let host = world.fabric.host([10, 0, 0, 66]);
+    let mut rng = fastrand::Rng::with_seed(7);
+    for _ in 0..100 {
+        let datagrams = (0..100).map(|_| {
+            let mut bytes = vec![0; rng.usize(0..1400)];
+            rng.fill(&mut bytes);
+            bytes
+        });
+        spray(&host, world.a.local_addr(), datagrams);
+        sleep(Duration::from_millis(5)).await;
+    }
+    // And what looks like first packets of QUIC.
+    for version in [0u32, 1, 2, 0x0a0a_0a0a] {
+        let datagrams = (0..250).map(|_| {
+            let mut bytes = vec![0; 1200];
+            rng.fill(&mut bytes);
+            bytes[0] = 0xc0 | rng.u8(0..64);
+            bytes[1..5].copy_from_slice(&version.to_be_bytes());
+            bytes[5] = 8;
+            bytes[14] = 8;
+            bytes
+        });
+        spray(&host, world.a.local_addr(), datagrams);
+        sleep(Duration::from_millis(5)).await;
+    }
+    world.talk().await;
+    world.welcomes_a_newcomer().await;
+    world.is_unharmed().await;
+}
+
+/// First packets from addresses that never answer.
+#[tokio::test(start_paused = true)]
+async fn half_open_handshakes_are_bounded() {
+    let mut world = World::new().await;
+    let fake = world.member("x@10.0.0.9:4370");
+    let (a, attacker) = (world.a.local_addr(), fake.host.ip());
+    world.fabric.cut_one_way(a.ip(), attacker);
+    let mut knocks = Vec::new();
+    for _ in 0..40 {
+        knocks.extend((0..50).map(|_| fake.endpoint.knock(&fake.tls, a, world.a.name())));
+        sleep(Duration::from_millis(5)).await;
+    }
+    world.talk().await;
+    let most = world.held().handshakes_most;
+    // From a quarter on, whoever does not answer is not even remembered.
+    assert!((1..=Config::default().handshakes_max / 4).contains(&most), "{most}");
+    // In the middle of it a good node is let in: it answers.
+    world.welcomes_a_newcomer().await;
+    drop(knocks);
+    world.fabric.heal_all();
+    sleep(secs(10)).await;
+    world.welcomes_a_newcomer_again().await;
+    world.is_unharmed().await;
+}
+
+/// Members that get through TLS and then say nothing.
+#[tokio::test(start_paused = true)]
+async fn silent_links_are_bounded() {
+    let config = Config { handshakes_max: 32, ..Config::default() };
+    let mut world = World::with(config).await;
+    let fake = Arc::new(world.member("x@10.0.0.9:4370"));
+    let mut crowd = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        let (fake, address, name) = (fake.clone(), world.a.local_addr(), world.a.name().clone());
+        crowd.spawn(async move {
+            let link = fake.endpoint.dial(&fake.tls, address, &name).await.ok()?;
+            Some(link.closed().await)
+        });
+    }
+    sleep(secs(1)).await;
+    assert_eq!(world.held().handshakes, 32);
+    world.talk().await;
+    let ends = timeout(secs(30), crowd.join_all()).await.expect("all are cut off");
+    assert_eq!(ends.iter().flatten().count(), 32, "the rest was turned away");
+    assert_eq!(world.held().handshakes_most, 32);
+    world.welcomes_a_newcomer().await;
+    world.is_unharmed().await;
+}
+
+/// Members that greet halfway, again and again: nothing piles up.
+#[tokio::test(start_paused = true)]
+async fn greetings_that_are_given_up_do_not_pile_up() {
+    let mut world = World::new().await;
+    for n in 0..100u8 {
+        let fake = Fake::new(&world.fabric, &world.cookie, "default", &format!("x{n}@10.0.1.{n}:4370"));
+        let link = fake.dial(&world.a).await;
+        let _greeting = say(&link, &encode(&fake.hello(&link, Role::Dialler))).await;
+        sleep(Duration::from_millis(u64::from(n) % 5)).await;
+    }
+    sleep(secs(6)).await;
+    world.is_unharmed().await;
+}
+
+impl World {
+    async fn welcomes_a_newcomer_again(&mut self) {
+        let d = node(&self.fabric, &self.cookie, "d@10.0.0.4:4370", Config::default()).await;
+        assert_eq!(d.cluster().connect(self.a.name()).await, Ok(self.a.id()));
+        assert_eq!(self.next_event().await, NodeEvent::Up(d.id()));
+        d.shutdown().await;
+        assert_eq!(self.next_event().await, NodeEvent::Down(d.id(), DownReason::Left));
+    }
+}
