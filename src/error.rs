@@ -233,6 +233,9 @@ pub enum SendError {
     /// The message cannot be encoded.
     #[error("the message cannot be encoded: {0}")]
     Encode(String),
+    /// This node has sent 4096 types of messages, or versions of them, in the session, and a peer takes no more.
+    #[error("too many types of messages in one session")]
+    TooManyTypes,
     /// The address was decoded outside of a node, and is bound to none.
     #[error("the address is bound to no node")]
     Unbound,

@@ -523,7 +523,8 @@ impl<M: Message> Address<M> {
         if session.peer != *self.node() {
             return Err(self.not_connected(ConnectError::Superseded(self.node().clone())));
         }
-        Ok(SentIn { schema: session.declare(&schema::<M>()), session })
+        let schema = session.declare(&schema::<M>()).ok_or(SendError::TooManyTypes)?;
+        Ok(SentIn { schema, session })
     }
 
     fn offer(&self, sent_in: &SentIn, body: Bytes, wait: bool) -> Result<Taken, SendError> {

@@ -249,16 +249,19 @@ impl Session {
 
     // What handles do.
 
-    /// The number of a schema in this session.
-    pub(crate) fn declare(&self, schema: &Schema) -> u64 {
+    /// The number of a schema in this session; `None` when it has as many as a peer takes.
+    pub(crate) fn declare(&self, schema: &Schema) -> Option<u64> {
         let mut out = lock(&self.out);
         if let Some(id) = out.schema_ids.get(schema) {
-            return *id;
+            return Some(*id);
         }
         let id = out.schemas.len() as u64;
+        if id >= SCHEMAS_MAX {
+            return None;
+        }
         out.schemas.push(schema.clone());
         out.schema_ids.insert(schema.clone(), id);
-        id
+        Some(id)
     }
 
     /// Takes a message for a mailbox of the peer. What is accepted is written in the order of acceptance.

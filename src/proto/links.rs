@@ -361,8 +361,11 @@ impl Links {
             return self.refuse(link, Code::STALE_LINK);
         }
         if peer.id.name() == self.id.name() {
-            let own = peer.id == self.id && peer.fingerprint == self.fingerprint;
-            return self.refuse(link, if own { Code::SELF } else { Code::NAME_CONFLICT });
+            if peer.id == self.id && peer.fingerprint == self.fingerprint {
+                return self.refuse(link, Code::SELF);
+            }
+            self.refuse(link, Code::NAME_CONFLICT);
+            return self.outputs.push_back(Output::Conflict { live: self.id.clone(), refused: peer.id });
         }
         let sessions = self.peers.values().filter(|known| known.session.is_some()).count();
         let peers_max = self.limits.peers_max;

@@ -15,10 +15,13 @@ async fn the_nodes_own_name_is_taken() {
     let double = Fake::at(&world.fabric, at, &world.cookie, "default", world.a.name().clone());
     let refused = double.join_as(&world.a, |_| {}).await.err().unwrap();
     assert_eq!(refused.code, Code::NAME_CONFLICT);
+    let live = world.a.id();
+    assert_eq!(world.next_event().await, NodeEvent::Conflict { live: live.clone(), refused: double.id.clone() });
     // With the very incarnation of the node it is still not the node: its key is another.
     let incarnation = world.a.id().incarnation();
     let refused = double.join_as(&world.a, |hello| hello.incarnation = incarnation).await.err().unwrap();
     assert_eq!(refused.code, Code::NAME_CONFLICT);
+    assert_eq!(world.next_event().await, NodeEvent::Conflict { live: live.clone(), refused: live });
     world.is_unharmed().await;
 }
 

@@ -423,7 +423,7 @@ async fn the_peers_reason_is_the_reason() {
         let session = world.a.shared().session(fake.name()).unwrap();
         let number = session.declare(&number_schema());
         for mailbox in 0..400 {
-            let _ = session.offer(mailbox, number, vec![0; 60_000].into(), false);
+            let _ = session.offer(mailbox, number.unwrap(), vec![0; 60_000].into(), false);
             sleep(Duration::from_millis(20)).await;
         }
         joined.link.close_as(code.0.into(), b"");

@@ -444,8 +444,11 @@ fn the_own_name_is_self_or_a_conflict() {
     let mut side = side("a@h");
     for (incarnation, key, code) in [(1, 1, Code::SELF), (1, 9, Code::NAME_CONFLICT), (2, 1, Code::NAME_CONFLICT)] {
         let link = side.links.accepted();
-        let them = peer(&life("a@h", incarnation), key, greeting(0, 0, 0));
-        assert_eq!(side.handle(Input::Greeted { link, role: Role::Responder, peer: them }), [refuse(link, code)]);
+        let (live, refused) = (life("a@h", 1), life("a@h", incarnation));
+        let them = peer(&refused, key, greeting(0, 0, 0));
+        let conflict = (code == Code::NAME_CONFLICT).then_some(Output::Conflict { live, refused });
+        let expected: Vec<_> = [refuse(link, code)].into_iter().chain(conflict).collect();
+        assert_eq!(side.handle(Input::Greeted { link, role: Role::Responder, peer: them }), expected);
     }
 }
 
