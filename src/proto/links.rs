@@ -608,8 +608,7 @@ impl Links {
             }
         }
         match &mut known.session {
-            _ if was_up => {}
-            Some(session) if was_stopping => session.is_leaving = true,
+            Some(session) if was_up || was_stopping => session.is_leaving = true,
             _ => self.end_session(peer, DownReason::Disconnected, true),
         }
     }
@@ -656,6 +655,8 @@ impl Links {
             known.session = Some(session);
             return;
         }
+        // However it came to its end meanwhile, it was asked for.
+        let reason = if session.is_leaving { DownReason::Disconnected } else { reason };
         if own {
             known.ended += 1;
             self.ended_max = self.ended_max.max(known.ended);
