@@ -40,6 +40,9 @@ use crate::wire::Schema;
 /// moves or is renamed. Raise the version with each change of the layout. A receiver of another tag or of a version that
 /// it cannot read gets no message: it is refused there and counted.
 ///
+/// A body of a few bytes from a peer must not keep its reader busy for ever: do not send collections of values that take no
+/// space (`Vec<()>`), nor types that contain themselves without a bound on the depth.
+///
 /// Implemented for the primitives, `String`, [`Bytes`], `Vec`, `Option`, `Result`, `Box`, tuples and [`Address`]. The tag
 /// of a composed type names its parts, and its version is read exactly.
 ///
