@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::config::LONGEST;
 use crate::driver::events::{NodeEvent, Subscriber};
 use crate::driver::{Command, Shared};
 use crate::error::{ConnectError, PingError};
@@ -46,7 +47,8 @@ impl Cluster {
         Ok(self.shared.connect(name, true).await?.peer.clone())
     }
 
-    /// Ends the session with a node in good order, if there is one: what was accepted is still delivered.
+    /// Ends the session with a node in good order, if there is one: what was accepted is still delivered, unless it waits
+    /// for a link to be made.
     ///
     /// Returns once it is ended. The next send or call dials again.
     ///
@@ -87,7 +89,7 @@ impl Cluster {
         if self.shared.id().name() == name {
             return Ok(Duration::ZERO);
         }
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + patience.min(LONGEST);
         let asking = async {
             self.shared.connect(name, false).await.map_err(PingError::NotConnected)?;
             let (done, pinged) = oneshot::channel();

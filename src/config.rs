@@ -48,7 +48,8 @@ pub struct Config {
     pub conflict_check: Duration,
     /// How long `shutdown` waits for running handlers and for what was accepted to be flushed. Default 5 s.
     pub shutdown_timeout: Duration,
-    /// Sessions at one time. Default 1024; more are refused with `LIMIT`.
+    /// Sessions at one time. Default 1024. Beyond it the session that has been without a link for longest is ended; where
+    /// all have links, the newcomer is refused with `LIMIT`.
     pub peers_max: usize,
     /// Peers whose session counts are remembered. Default 4096; at least `peers_max`.
     pub peers_remembered: usize,
@@ -80,8 +81,8 @@ pub struct Config {
     pub lanes_unasked: usize,
     /// To how many mailboxes of this node one session may hold credit. Default 16384.
     pub lanes_max: usize,
-    /// What all messages larger than the window together may hold of one peer, in bytes; frames of one peer that have
-    /// not arrived whole may take as much again. Default 32 MiB.
+    /// What all messages larger than the window together may hold of one peer, in bytes, and one message more; frames of
+    /// one peer that have not arrived whole may take as much again. Default 32 MiB.
     pub bulk_budget: usize,
     /// What may wait between acceptance and the socket, in bytes per peer: small messages, bulk and calls each. One
     /// message always may. Default 1 MiB.
@@ -169,6 +170,9 @@ impl Default for Config {
     }
 }
 
+/// Beyond this a wait is a mistake, and sums of times could overflow.
+pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// A setting that cannot work.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("config: {field} {rule}")]
@@ -184,6 +188,23 @@ impl Config {
     /// [`ConfigError`] names the first field that cannot work, and its rule.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let check = |ok: bool, field, rule| if ok { Ok(()) } else { Err(ConfigError { field, rule }) };
+        for (time, field) in [
+            (self.connect_timeout, "connect_timeout"),
+            (self.handshake_timeout, "handshake_timeout"),
+            (self.hello_timeout, "hello_timeout"),
+            (self.backoff_max, "backoff_max"),
+            (self.idle_close, "idle_close"),
+            (self.link_lost_after, "link_lost_after"),
+            (self.keep_alive, "keep_alive"),
+            (self.conflict_check, "conflict_check"),
+            (self.shutdown_timeout, "shutdown_timeout"),
+            (self.call_timeout, "call_timeout"),
+            (self.quic_idle_timeout, "quic_idle_timeout"),
+            (self.frame_timeout, "frame_timeout"),
+            (self.stream_timeout, "stream_timeout"),
+        ] {
+            check(time <= LONGEST, field, "must not be above a year")?;
+        }
         let some_time = "must be above zero";
         check(!self.connect_timeout.is_zero(), "connect_timeout", some_time)?;
         check(!self.handshake_timeout.is_zero(), "handshake_timeout", some_time)?;

@@ -15,6 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use crate::config::LONGEST;
 use crate::driver::Shared;
 use crate::driver::calls::Request;
 use crate::driver::session::{Answer, RequestError, Session};
@@ -223,9 +224,9 @@ pub struct Call<'a, Q, R> {
 
 impl<Q, R> Call<'_, Q, R> {
     /// Sets how long to wait, dialling included. The default is [`Config::call_timeout`](crate::Config::call_timeout),
-    /// 5 s.
+    /// 5 s; more than a year counts as a year.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.timeout = timeout.min(LONGEST);
         self
     }
 }

@@ -172,6 +172,8 @@ pub(crate) struct Links {
     /// The highest count of sessions that this node ended with any peer.
     ended_max: u64,
     next: u64,
+    /// Counts the ends of links, to know which session has been idle for longest.
+    idled: u64,
     stopping: bool,
     outputs: VecDeque<Output>,
 }
@@ -197,6 +199,8 @@ struct Session {
     up: bool,
     /// A user asked for its end while its last link was stopping for another reason.
     is_leaving: bool,
+    /// Orders the sessions that have no link.
+    idle_since: u64,
 }
 
 #[derive(Debug)]
@@ -244,6 +248,7 @@ impl Links {
             dials_due: BTreeSet::new(),
             ended_max: 0,
             next: 1,
+            idled: 0,
             stopping: false,
             outputs: VecDeque::new(),
         }
@@ -372,7 +377,7 @@ impl Links {
         let next_check = CheckId(self.next());
         let own_incarnation = self.id.incarnation();
         let is_member = self.peers.get(peer.id.name()).is_some_and(|known| known.session.is_some());
-        if !is_member && sessions >= peers_max {
+        if !is_member && sessions >= peers_max && !self.end_oldest_idle() {
             return self.refuse(link, Code::LIMIT);
         }
         let known = self.known(peer.id.name());
@@ -438,7 +443,8 @@ impl Links {
         let next_session = SessionId(self.next());
         let known = self.known(&name);
         known.not_dialable = peer.flags.not_dialable;
-        let session = known.session.get_or_insert(Session { id: next_session, up: false, is_leaving: false }).id;
+        let session =
+            known.session.get_or_insert(Session { id: next_session, up: false, is_leaving: false, idle_since: 0 }).id;
         let greeting = known.greeting();
         let state = State::Greeted { ended: known.ended, seen_ended: known.seen_ended, peer };
         match known.links.iter_mut().find(|entry| entry.id == link) {
@@ -513,6 +519,8 @@ impl Links {
         let Some(name) = self.links.get(&link).cloned() else { return };
         let Some(entry) = self.forget_link(&name, link) else { return };
         let is_stopping = self.stopping;
+        self.idled += 1;
+        let order = self.idled;
         let known = self.known(&name);
         match entry.state {
             State::Dialling | State::Greeted { .. } => {
@@ -530,7 +538,8 @@ impl Links {
                     }
                     // One that stops may still bring what the session waits for.
                     let is_unlinked = !known.links.iter().any(|link| matches!(link.state, State::Up | State::Stopping));
-                    if let Some(session) = known.session.as_ref().filter(|_| is_unlinked) {
+                    if let Some(session) = known.session.as_mut().filter(|_| is_unlinked) {
+                        session.idle_since = order;
                         let session = session.id;
                         self.outputs.push_back(Output::SessionIdle { session, peer: name });
                     }
@@ -673,6 +682,17 @@ impl Links {
         let life = known.life.map_or(0, |(incarnation, _)| incarnation);
         let peer = NodeId::new(name.clone(), life);
         self.outputs.push_back(Output::SessionEnded { session: session.id, peer, reason });
+    }
+
+    /// Ends the session that has been without a link for longest. True when there was one: its node may be long gone.
+    fn end_oldest_idle(&mut self) -> bool {
+        let idle = self.peers.iter().filter(|(_, known)| known.links.is_empty());
+        let sessions =
+            idle.filter_map(|(name, known)| known.session.as_ref().map(|session| (session.idle_since, name)));
+        let Some((_, name)) = sessions.min() else { return false };
+        let name = name.clone();
+        self.end_session(&name, DownReason::Overloaded, true);
+        true
     }
 
     /// A session that never came up is nobody's once its links are gone.
