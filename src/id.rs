@@ -347,9 +347,27 @@ impl fmt::Debug for NodeId {
 ///
 /// Serials are never used twice in one incarnation, so a `Pid` never comes to mean another mailbox.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "AnyPid")]
 pub struct Pid {
     node: NodeId,
     serial: u64,
+}
+
+/// What may arrive as a [`Pid`].
+#[derive(Deserialize)]
+#[serde(rename = "Pid")]
+struct AnyPid {
+    node: NodeId,
+    serial: u64,
+}
+
+impl TryFrom<AnyPid> for Pid {
+    type Error = &'static str;
+
+    fn try_from(AnyPid { node, serial }: AnyPid) -> Result<Self, Self::Error> {
+        // Serials are counted from 1, and have to fit a varint on the wire.
+        if serial < 1 << 62 { Ok(Self { node, serial }) } else { Err("a serial that no mailbox can have") }
+    }
 }
 
 impl Pid {
@@ -434,6 +452,15 @@ mod tests {
         assert_eq!(name.port(), 9);
         assert_eq!(name.with_port(10).as_str(), "shop@[::1]:10");
         assert_eq!(NodeName::parse("a@db").unwrap().host(), HostName::Dns("db".into()));
+    }
+
+    /// A peer may put any number into a message: one that the wire cannot carry is refused where it is decoded.
+    #[test]
+    fn the_largest_serial_is_read_and_one_more_is_not() {
+        let json = |serial: u64| format!(r#"{{"node":{{"name":"a@h:1","incarnation":1}},"serial":{serial}}}"#);
+        let largest = (1 << 62) - 1;
+        assert_eq!(serde_json::from_str::<Pid>(&json(largest)).unwrap().serial(), largest);
+        assert!(serde_json::from_str::<Pid>(&json(largest + 1)).is_err());
     }
 
     #[test]
