@@ -514,6 +514,9 @@ impl<M: Message> Address<M> {
             return Ok(Some(last.clone()));
         }
         drop(sent_in);
+        if shared.id().name() == self.node().name() {
+            return Err(self.not_connected(ConnectError::Superseded(self.node().clone())));
+        }
         match shared.session(self.node().name()) {
             Some(session) => self.begin(session).map(Some),
             None if shared.is_stopping() => Err(SendError::Shutdown),

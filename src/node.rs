@@ -108,7 +108,7 @@ impl Node {
     }
 
     /// Leaves in good order: refuses new calls, waits for running handlers and for what was accepted to be read by the
-    /// peers, closes the links, then the socket. Waits for [`Config::shutdown_timeout`] at most, and a second for the
+    /// peers (but for what still waits for a link to be made), closes the links, then the socket. Waits for [`Config::shutdown_timeout`] at most, and a second for the
     /// last words.
     ///
     /// Afterwards sends and calls fail, and mailboxes end when they are read. A second call waits for the first.

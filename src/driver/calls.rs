@@ -130,7 +130,7 @@ pub(crate) fn serve(
         Ok((handler, permit)) => session.serve(id, || {
             let task = tokio::spawn(async move {
                 let outcome = run(&handler, Request { caller, deadline, schema, body }).await;
-                at.served(id);
+                // A call until its answer has left: whoever does not read answers reaches the limit of calls.
                 match outcome {
                     Ok((schema, body)) if body.len() <= at.message_max => {
                         at.answer(id, Status::Answered, Some(schema), body).await;
@@ -138,6 +138,7 @@ pub(crate) fn serve(
                     Ok(_) => at.answer(id, Status::AnswerTooLarge, None, Bytes::new()).await,
                     Err(status) => at.answer(id, status, None, Bytes::new()).await,
                 }
+                at.served(id);
                 drop(permit);
             });
             task.abort_handle()

@@ -80,7 +80,8 @@ pub(crate) struct Carrier {
 
 #[derive(Debug, Default)]
 struct Finishing {
-    /// The stop has begun: no writer starts any more.
+    /// The stop was asked for: once what was accepted has its writers, no writer starts any more.
+    asked: bool,
     begun: bool,
     /// The channels that ever had a writer, and how many of these run.
     writers: u64,
@@ -190,14 +191,21 @@ impl Carrier {
         self.control_ready.notify_one();
     }
 
-    pub(crate) fn calls_open(&self, calls: usize) {
-        lock(&self.clock).calls_open(calls, now());
+    /// Counted under the clock's lock, so that the last count is the one that stands.
+    pub(crate) fn calls_changed(&self) {
+        let mut clock = lock(&self.clock);
+        clock.calls_open(self.session.calls_open(), now());
+        drop(clock);
         self.clock_changed.notify_one();
     }
 
     /// Begins the agreed stop.
     pub(crate) fn stop(&self, code: Code) {
         let output = lock(&self.clock).begin_stop(code, now());
+        if output.is_none() && !code.keeps_session() {
+            // It was stopping for a lesser reason: now nothing more is taken either.
+            self.session.detach(self.id, code);
+        }
         self.apply(output);
     }
 
@@ -228,16 +236,9 @@ impl Carrier {
                     let code = lock(&self.clock).stop_code();
                     self.command(Command::LinkStopping { link: self.id });
                     self.session.detach(self.id, code);
-                    let idle = {
-                        let mut finishing = lock(&self.finishing);
-                        finishing.begun = true;
-                        (finishing.running == 0).then_some(finishing.opened)
-                    };
+                    lock(&self.finishing).asked = true;
                     self.signal_all();
                     self.start.notify_one();
-                    if let Some(opened) = idle {
-                        self.finished(opened);
-                    }
                 }
                 Output::SendStop { code, streams } => self.push_control(Control::Stop { code, streams }),
                 Output::SendStopped => self.push_control(Control::Stopped),
@@ -344,6 +345,14 @@ fn start_writers(carrier: &Arc<Carrier>, tasks: &mut JoinSet<()>) {
             };
             writer_ended(&carrier, result);
         });
+    }
+    if finishing.asked {
+        finishing.begun = true;
+        let opened = (finishing.running == 0).then_some(finishing.opened);
+        drop(finishing);
+        if let Some(opened) = opened {
+            carrier.finished(opened);
+        }
     }
 }
 

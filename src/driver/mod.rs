@@ -27,7 +27,7 @@ use self::carrier::{Carrier, Greeted};
 use self::events::Events;
 use self::mailboxes::Mailboxes;
 use self::peers::Failure;
-use self::session::Session;
+use self::session::{Gap, Session};
 use crate::config::Config;
 use crate::error::{ConnectError, DownReason};
 use crate::id::{ClusterName, NodeId, NodeName};
@@ -204,6 +204,9 @@ impl Shared {
     pub(crate) async fn connect(&self, peer: &NodeName, urgent: bool) -> Result<Arc<Session>, ConnectError> {
         if self.is_stopping() {
             return Err(ConnectError::Shutdown);
+        }
+        if self.id().name() == peer {
+            return Err(ConnectError::IsSelf);
         }
         let (done, connected) = oneshot::channel();
         self.command(Command::Connect { peer: peer.clone(), urgent, done: Some(done) });
@@ -560,12 +563,12 @@ impl Node {
             }
             Output::SessionIdle { session, peer } => {
                 let Some(session) = self.sessions.get(&session) else { return };
-                if !session.is_complete() {
-                    // Every stream was read, so what is missing will not come.
+                let gap = session.gap();
+                if gap == Gap::Stays {
                     tracing::warn!(%peer, "the peer left a gap in its messages");
                     return self.links.handle(Input::Disconnect { peer }, now());
                 }
-                if session.is_pending() || self.waiting.contains_key(&peer) {
+                if gap == Gap::New || session.is_pending() || self.waiting.contains_key(&peer) {
                     self.links.handle(Input::Want { peer, urgent: false }, now());
                 }
             }

@@ -158,6 +158,8 @@ struct In {
     lanes: Inbound<Letter>,
     schemas: HashMap<u64, Arc<Schema>>,
     ready: Vec<Letter>,
+    /// How many messages had been delivered when the last link ended and one was missing.
+    gap_at: Option<u64>,
     ended: bool,
 }
 
@@ -235,6 +237,7 @@ impl Session {
                 lanes: Inbound::new(limits),
                 schemas: HashMap::new(),
                 ready: Vec::new(),
+                gap_at: None,
                 ended: false,
             }),
             calls: Mutex::default(),
@@ -310,6 +313,8 @@ impl Session {
         if out.waiting.remove(&ticket).is_some() {
             let _ = out.lanes.cancel(mailbox, ticket, &mut out.scratch);
             self.settle(out);
+            // Who waited behind it may go, on a link that is not there.
+            self.unlock_and_want(guard);
         }
     }
 
@@ -338,7 +343,7 @@ impl Session {
         if let Some(old) = old {
             old.signal_all();
         }
-        carrier.calls_open(self.calls_open());
+        carrier.calls_changed();
     }
 
     /// The link carries nothing new, because it stops. For a code that ends the session what was taken is still written.
@@ -403,7 +408,7 @@ impl Session {
         drop(inn);
         if is_known || !grants.is_empty() {
             self.push_control(|out| {
-                out.grants.extend(grants.iter().map(|grant| (grant.mailbox, *grant)));
+                out.add_grants(&grants);
                 if is_known {
                     out.closes.insert(mailbox);
                     out.grants.remove(&mailbox);
@@ -554,7 +559,7 @@ impl Session {
         let mut grants = Vec::new();
         lock(&self.inn).lanes.consumed(mailbox, body, &mut grants);
         if !grants.is_empty() {
-            self.push_control(|out| out.grants.extend(grants.iter().map(|grant| (grant.mailbox, *grant))));
+            self.push_control(|out| out.add_grants(&grants));
         }
     }
 
@@ -589,7 +594,7 @@ impl Session {
         let grant = inn.lanes.need(mailbox, seq, limit, first).map_err(|violation| self.broken(violation))?;
         drop(inn);
         if let Some(grant) = grant {
-            self.push_control(|out| out.grants.extend([(mailbox, grant)]));
+            self.push_control(|out| out.add_grants(&[grant]));
         }
         Ok(())
     }
@@ -599,7 +604,7 @@ impl Session {
         let returned = lock(&self.inn).lanes.returned(mailbox, seq, limit, &mut grants);
         returned.map_err(|violation| self.broken(violation))?;
         if !grants.is_empty() {
-            self.push_control(|out| out.grants.extend(grants.iter().map(|grant| (grant.mailbox, *grant))));
+            self.push_control(|out| out.add_grants(&grants));
         }
         Ok(())
     }
@@ -614,9 +619,16 @@ impl Session {
         self.assembly.clone().acquire_many_owned(u32::try_from(bytes).ok()?).await.ok()
     }
 
-    /// All streams of the peer are read, on all links: is no message missing?
-    pub(crate) fn is_complete(&self) -> bool {
-        lock(&self.inn).lanes.finish().is_ok()
+    /// All streams of the peer are read, on all links: does a message wait for one that is missing? The peer may still
+    /// hold that one, for its next link: only a gap that the link did nothing about will stay.
+    pub(crate) fn gap(&self) -> Gap {
+        let mut inn = lock(&self.inn);
+        if inn.lanes.finish().is_ok() {
+            inn.gap_at = None;
+            return Gap::None;
+        }
+        let delivered = inn.lanes.delivered();
+        if inn.gap_at.replace(delivered) == Some(delivered) { Gap::Stays } else { Gap::New }
     }
 
     // Calls.
@@ -735,7 +747,7 @@ impl Session {
         self.unlock_and_want(guard);
     }
 
-    fn calls_open(&self) -> usize {
+    pub(crate) fn calls_open(&self) -> usize {
         let calls = lock(&self.calls);
         calls.waiting.len() + calls.serving.len()
     }
@@ -743,7 +755,7 @@ impl Session {
     fn calls_changed(&self) {
         let carrier = lock(&self.out).carrier.clone();
         if let Some(carrier) = carrier {
-            carrier.calls_open(self.calls_open());
+            carrier.calls_changed();
         }
     }
 
@@ -828,6 +840,16 @@ impl Session {
 }
 
 impl Out {
+    /// Grants are made under another lock, so an older one may come after a newer: the newest stands.
+    fn add_grants(&mut self, grants: &[Grant]) {
+        for grant in grants {
+            let newest = self.grants.entry(grant.mailbox).or_insert(*grant);
+            if (grant.seq, grant.limit) > (newest.seq, newest.limit) {
+                *newest = *grant;
+            }
+        }
+    }
+
     fn is_pending(&self) -> bool {
         self.channels.iter().any(|buffer| !buffer.bytes.is_empty())
             || !self.bodies.is_empty()
@@ -842,6 +864,14 @@ fn refuse_all(waiting: Vec<oneshot::Sender<Result<(), Refused>>>) {
     for done in waiting {
         let _ = done.send(Err(Refused::SessionEnded));
     }
+}
+
+/// Whether a message is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gap {
+    None,
+    New,
+    Stays,
 }
 
 /// Why a request was not sent.

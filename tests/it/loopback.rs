@@ -112,3 +112,18 @@ async fn an_ended_session_says_so() {
     there.send(3).await.unwrap();
     assert_eq!(inbox.recv().await, Some(3));
 }
+
+/// A message that was accepted in the last moment, as the first of its stream, is still delivered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_accepted_last_survives_the_shutdown() {
+    let cookie = Cookie::generate();
+    let b = node("b", &cookie).await;
+    for round in 0..20 {
+        let a = node("a", &cookie).await;
+        a.cluster().ping(b.name(), Duration::from_secs(5)).await.unwrap();
+        let mut inbox = b.mailbox::<u64>();
+        inbox.address().bind(&a).send(round).await.unwrap();
+        a.shutdown().await;
+        assert_eq!(inbox.recv_timeout(Duration::from_secs(5)).await, Ok(round), "round {round}");
+    }
+}
