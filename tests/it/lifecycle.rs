@@ -117,7 +117,7 @@ async fn restarts_leave_only_the_newest_life() {
 async fn up_and_down_alternate() {
     let world = World::new(6);
     let (a, b) = world.pair().await;
-    let mut subscribers: Vec<_> = (0..100).map(|_| a.cluster().node_events()).collect();
+    let mut subscribers: Vec<_> = (0..10_000).map(|_| a.cluster().node_events()).collect();
     let mut inbox = b.mailbox::<u64>();
     let there = inbox.address().bind(&a);
     let spamming = tokio::spawn(async move {
