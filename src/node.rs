@@ -1,7 +1,7 @@
 //! A node: its start, its parts, its end.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -251,7 +251,7 @@ impl Builder {
         } else {
             ClusterKeys::derive(&cookie, &cluster)
         };
-        let address = bind.unwrap_or_else(|| default_bind(&name));
+        let address = bind.unwrap_or_else(|| default_bind(&name, &network));
         let endpoint = Endpoint::bind(network, address, &config);
         let endpoint = endpoint.map_err(|source| StartError::Bind { address, source })?;
         let bound = endpoint.local_addr().map_err(|source| StartError::Bind { address, source })?;
@@ -280,16 +280,12 @@ where
     name.try_into().map_err(|source| StartError::Name { name: text, source })
 }
 
-fn default_bind(name: &NodeName) -> SocketAddr {
+fn default_bind(name: &NodeName, network: &Network) -> SocketAddr {
     let ip = match name.host() {
         HostName::Ip(ip) => ip,
         HostName::Dns(host) if host == "localhost" => Ipv4Addr::LOCALHOST.into(),
-        // Where the name points to may be a load balancer or a forwarded port. An IPv6 socket takes IPv4 too, where the
-        // system has IPv6 at all.
-        HostName::Dns(_) => match std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) {
-            Ok(_) => Ipv6Addr::UNSPECIFIED.into(),
-            Err(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        },
+        // Where the name points to may be a load balancer or a forwarded port.
+        HostName::Dns(_) => network.all_addresses(),
     };
     (ip, name.port()).into()
 }

@@ -258,6 +258,22 @@ impl Carrier {
             shared.command(command);
         }
     }
+
+    async fn open(&self, kind: StreamKind, priority: i32) -> Result<Sender, StreamError> {
+        let stream = self.link.open(kind, priority).await?;
+        lock(&self.finishing).opened += 1;
+        Ok(stream)
+    }
+
+    fn wrote(&self) {
+        let mut clock = lock(&self.clock);
+        let was_waiting = clock.is_waiting();
+        clock.wrote(now());
+        drop(clock);
+        if !was_waiting {
+            self.clock_changed.notify_one();
+        }
+    }
 }
 
 /// Runs a link until it ends, then reports.
@@ -369,24 +385,6 @@ fn writer_ended(carrier: &Carrier, result: Result<(), StreamError>) {
     };
     if let Some(opened) = all_finished {
         carrier.finished(opened);
-    }
-}
-
-impl Carrier {
-    async fn open(&self, kind: StreamKind, priority: i32) -> Result<Sender, StreamError> {
-        let stream = self.link.open(kind, priority).await?;
-        lock(&self.finishing).opened += 1;
-        Ok(stream)
-    }
-
-    fn wrote(&self) {
-        let mut clock = lock(&self.clock);
-        let was_waiting = clock.is_waiting();
-        clock.wrote(now());
-        drop(clock);
-        if !was_waiting {
-            self.clock_changed.notify_one();
-        }
     }
 }
 

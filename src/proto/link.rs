@@ -119,7 +119,8 @@ impl Clockwork {
         self.heard = self.heard.max(now);
     }
 
-    /// So many calls wait for the peer's answer.
+    /// So many calls are open, of either side: a caller waits for its answer, and a callee wants to know of its caller's
+    /// end.
     pub(crate) fn calls_open(&mut self, calls: usize, now: Instant) {
         if calls > 0 {
             self.mark_outstanding(now);

@@ -12,7 +12,7 @@ pub(crate) mod tls;
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +49,19 @@ impl Network {
     /// Whether blocking work may go to another thread: never under a paused clock.
     pub(crate) fn allows_blocking(&self) -> bool {
         matches!(self.0, Kind::System)
+    }
+
+    /// What to bind for all addresses of this machine.
+    pub(crate) fn all_addresses(&self) -> IpAddr {
+        match &self.0 {
+            // An IPv6 socket takes IPv4 too, where the system has IPv6 at all.
+            Kind::System => match std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) {
+                Ok(_) => Ipv6Addr::UNSPECIFIED.into(),
+                Err(_) => Ipv4Addr::UNSPECIFIED.into(),
+            },
+            #[cfg(feature = "sim")]
+            Kind::Fabric(host) => host.ip(),
+        }
     }
 
     /// All addresses of a host, as of now.

@@ -51,7 +51,7 @@ impl World {
     /// A node whose host is reached by a name or is of IPv6.
     pub(crate) async fn at(&self, name: &str, host: IpAddr) -> Node {
         let builder = Node::builder(name).cookie(self.cookie.clone()).network(self.fabric.host(host));
-        builder.bind((host, 4370).into()).start().await.unwrap()
+        builder.start().await.unwrap()
     }
 
     /// Nodes `a` and `b` on hosts 1 and 2.

@@ -127,3 +127,12 @@ async fn what_was_accepted_last_survives_the_shutdown() {
         assert_eq!(inbox.recv_timeout(Duration::from_secs(5)).await, Ok(round), "round {round}");
     }
 }
+
+/// Nodes named by DNS bind by themselves, and are found by their names.
+#[tokio::test]
+async fn nodes_named_by_dns_connect() {
+    let cookie = Cookie::generate();
+    let start = |name: &str| Node::builder(name).cookie(cookie.clone()).start();
+    let (a, b) = (start("a@localhost:0").await.unwrap(), start("b@localhost:0").await.unwrap());
+    assert_eq!(a.cluster().connect(b.name()).await, Ok(b.id()));
+}
