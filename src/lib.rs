@@ -73,6 +73,7 @@ compile_error!("distribute needs a TLS provider: enable the feature `aws-lc-rs` 
 
 // In reading order: what users hold, what runs it, what it is made of.
 mod cluster;
+mod message;
 mod messaging;
 mod node;
 mod rpc;
@@ -102,7 +103,8 @@ pub use crate::id::{
     CLUSTER_NAME_MAX, ClusterName, DEFAULT_PORT, HostName, NODE_NAME_MAX, NameError, NodeId, NodeName, Pid,
 };
 pub use crate::identity::{AuthError, COOKIE_MAX, Cookie, CookieError, CookieFlaw, PASSPHRASE_MIN};
-pub use crate::messaging::{Address, Mailbox, Message, TrySendError};
+pub use crate::message::Message;
+pub use crate::messaging::{Address, Mailbox, TrySendError};
 pub use crate::node::{ADVERTISED_MAX, Builder, Node};
 pub use crate::rpc::{Call, CallContext, Callee, Method, Rpc, Serving};
 pub use crate::transport::Network;

@@ -21,7 +21,8 @@ use crate::driver::calls::Request;
 use crate::driver::session::{Answer, RequestError, Session};
 use crate::error::{CallError, ConnectError, ServeError};
 use crate::id::{NodeId, NodeName};
-use crate::messaging::{Message, decode, inside, schema};
+use crate::message::{self, Message, decode, schema};
+use crate::messaging::inside;
 use crate::wire::{Schema, Status, TAG_MAX};
 
 /// The name of a method, with the types of its request and its answer.
@@ -136,7 +137,7 @@ impl Rpc {
                 })?;
                 drop((node, body));
                 let answer = handler(CallContext { caller, deadline }, question).await;
-                let body = answer.encode().map_err(|error| {
+                let body = message::body(&answer).map_err(|error| {
                     tracing::warn!(%error, "an answer cannot be encoded");
                     Status::Panicked
                 })?;
@@ -250,7 +251,7 @@ impl<Q: Message, R: Message> Call<'_, Q, R> {
     async fn run(self) -> Result<R, CallError> {
         let Self { rpc: Rpc { shared }, name, life, method, question, timeout } = self;
         let deadline = Instant::now() + timeout;
-        let body = question.encode().map_err(|error| CallError::Encode(error.to_string()))?;
+        let body = message::body(&question).map_err(|error| CallError::Encode(error.to_string()))?;
         drop(question);
         let max = shared.config.message_max;
         if body.len() > max {

@@ -16,6 +16,7 @@ const FLOORS: &[&[&str]] = &[
     &[
         "node",
         "cluster",
+        "message",
         "messaging",
         "rpc",
         "registry",
