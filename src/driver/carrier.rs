@@ -15,7 +15,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::session::{Answer, OwnStream, Session, Take, wire_code};
+use super::exchange::Answer;
+use super::session::{OwnStream, Session, Take, wire_code};
 use super::{Command, Shared, lock};
 use crate::proto::lanes::Grant;
 use crate::proto::link::{Clockwork, Idle, Output, Times};

@@ -7,6 +7,7 @@
 pub(crate) mod calls;
 pub(crate) mod carrier;
 pub(crate) mod events;
+pub(crate) mod exchange;
 pub(crate) mod mailboxes;
 pub(crate) mod peers;
 pub(crate) mod session;

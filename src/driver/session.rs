@@ -4,14 +4,13 @@
 //! `inn` for all that arrives; who needs both takes `inn` first. The rules are in [`proto::lanes`](crate::proto::lanes).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::task::AbortHandle;
 
 use super::carrier::Carrier;
+use super::exchange::Exchange;
 use super::{Shared, lock};
 use crate::config::Config;
 use crate::error::DownReason;
@@ -22,8 +21,7 @@ use crate::proto::lanes::{
 };
 use crate::proto::links::{LinkId, SessionId};
 use crate::wire::{
-    CallFrame, Code, Control, LaneFrame, MessageFrame, NodeFlags, OVERHEAD_MAX, Schema, Status, Trace, WireError,
-    put_message, put_schema,
+    Code, Control, LaneFrame, MessageFrame, NodeFlags, OVERHEAD_MAX, Schema, Trace, WireError, put_message, put_schema,
 };
 
 /// How many kinds of message one side may declare in one session.
@@ -95,14 +93,6 @@ impl Drop for Waiting {
     }
 }
 
-/// How a call came back.
-#[derive(Debug)]
-pub(crate) enum Answer {
-    Answered { schema: Schema, body: Bytes },
-    Failed(Status),
-    SessionEnded,
-}
-
 /// The association with one life of one peer.
 pub(crate) struct Session {
     pub(crate) id: SessionId,
@@ -116,13 +106,9 @@ pub(crate) struct Session {
     call_streams: usize,
     out: Mutex<Out>,
     inn: Mutex<In>,
-    calls: Mutex<Calls>,
-    call_room: Semaphore,
-    call_buffer: usize,
+    pub(super) exchange: Exchange,
     /// What frames that have begun and are not complete may take, over all links.
     assembly: Arc<Semaphore>,
-    calls_max: usize,
-    next_call: AtomicU64,
 }
 
 struct Out {
@@ -160,15 +146,6 @@ struct In {
     ready: Vec<Letter>,
     /// How many messages had been delivered when the last link ended and one was missing.
     gap_at: Option<u64>,
-    ended: bool,
-}
-
-#[derive(Debug, Default)]
-struct Calls {
-    /// Calls of this side that wait for an answer.
-    waiting: HashMap<u64, oneshot::Sender<Answer>>,
-    /// Calls of the peer that are being handled.
-    serving: HashMap<u64, AbortHandle>,
     ended: bool,
 }
 
@@ -240,13 +217,9 @@ impl Session {
                 gap_at: None,
                 ended: false,
             }),
-            calls: Mutex::default(),
-            call_room: Semaphore::new(config.send_buffer),
-            call_buffer: config.send_buffer,
+            exchange: Exchange::new(config),
             // One message always fits.
             assembly: Arc::new(Semaphore::new(config.bulk_budget.max(config.message_max + OVERHEAD_MAX))),
-            calls_max: config.calls_max,
-            next_call: AtomicU64::new(0),
         })
     }
 
@@ -390,14 +363,8 @@ impl Session {
         out.channels.iter_mut().for_each(|buffer| *buffer = Buffer::default());
         out.bodies.clear();
         drop(out);
-        self.call_room.close();
-        let mut calls = lock(&self.calls);
-        calls.ended = true;
-        let (waiting, serving) = (std::mem::take(&mut calls.waiting), std::mem::take(&mut calls.serving));
-        drop(calls);
         refuse_all(refused);
-        waiting.into_values().for_each(|done| drop(done.send(Answer::SessionEnded)));
-        serving.into_values().for_each(|handler| handler.abort());
+        self.exchange.end();
     }
 
     /// A mailbox of this node has closed.
@@ -447,7 +414,7 @@ impl Session {
     /// What was taken has been handed to QUIC.
     pub(crate) fn written(&self, channel: usize, cost: u64) {
         if channel >= self.lanes {
-            self.call_room.add_permits(cost as usize);
+            self.exchange.written(cost);
             return;
         }
         let mut out = lock(&self.out);
@@ -633,105 +600,8 @@ impl Session {
 
     // Calls.
 
-    /// Sends a request. The receiver gets the answer; dropping it and calling [`Session::give_up`] cancels.
-    pub(crate) async fn request(
-        &self,
-        method: &str,
-        timeout_ms: u64,
-        schema: Schema,
-        body: Bytes,
-        calls_max: usize,
-    ) -> Result<(u64, oneshot::Receiver<Answer>), RequestError> {
-        let id = self.next_call.fetch_add(1, Ordering::Relaxed);
-        let frame = CallFrame::Call { id, timeout_ms, method: method.to_owned(), trace: None, schema, body };
-        let bytes = encode(&frame);
-        let room = self.reserve(bytes.len()).await.map_err(|()| RequestError::SessionEnded)?;
-        let (done, answer) = oneshot::channel();
-        {
-            let mut calls = lock(&self.calls);
-            if calls.ended {
-                return Err(RequestError::SessionEnded);
-            }
-            if calls.waiting.len() >= calls_max {
-                drop(calls);
-                self.call_room.add_permits(room);
-                return Err(RequestError::Overloaded);
-            }
-            calls.waiting.insert(id, done);
-        }
-        self.push_call(id, bytes, room);
-        self.calls_changed();
-        Ok((id, answer))
-    }
-
-    /// Nobody waits for the answer any more: the callee is told.
-    pub(crate) fn give_up(&self, id: u64) {
-        if lock(&self.calls).waiting.remove(&id).is_none() {
-            return;
-        }
-        // A cancel takes no room: it is small, and there is at most one per call that had room.
-        self.push_call(id, encode(&CallFrame::Cancel { id }), 0);
-        self.calls_changed();
-    }
-
-    pub(crate) fn answered(&self, id: u64, answer: Answer) {
-        let waiting = lock(&self.calls).waiting.remove(&id);
-        // A late answer ends here: nobody waits.
-        if let Some(done) = waiting {
-            let _ = done.send(answer);
-            self.calls_changed();
-        }
-    }
-
-    /// Starts a handler for a call of the peer, unless the session has ended or the id is in use.
-    ///
-    /// # Errors
-    /// The code to close the link with, when the peer has more calls open than a caller may have.
-    pub(crate) fn serve(&self, id: u64, start: impl FnOnce() -> AbortHandle) -> Result<(), Code> {
-        let mut calls = lock(&self.calls);
-        if calls.ended || calls.serving.contains_key(&id) {
-            return Ok(());
-        }
-        // Twice what a caller has open, because a call on one stream overtakes the cancel of another.
-        if calls.serving.len() >= 2 * self.calls_max {
-            return Err(Code::LIMIT);
-        }
-        // Under the lock, so that the handler's end cannot come before its beginning.
-        calls.serving.insert(id, start());
-        drop(calls);
-        self.calls_changed();
-        Ok(())
-    }
-
-    pub(crate) fn served(&self, id: u64) {
-        lock(&self.calls).serving.remove(&id);
-        self.calls_changed();
-    }
-
-    pub(crate) fn cancelled_by_caller(&self, id: u64) {
-        let handler = lock(&self.calls).serving.remove(&id);
-        if let Some(handler) = handler {
-            handler.abort();
-            self.calls_changed();
-        }
-    }
-
-    /// Sends an answer. Waits for room in the buffer.
-    pub(crate) async fn answer(&self, id: u64, status: Status, schema: Option<Schema>, body: Bytes) {
-        let bytes = encode(&CallFrame::Answer { id, status, schema, body });
-        if let Ok(room) = self.reserve(bytes.len()).await {
-            self.push_call(id, bytes, room);
-        }
-    }
-
-    /// Waits for room in the call buffers; a frame larger than all of it takes all of it.
-    async fn reserve(&self, bytes: usize) -> Result<usize, ()> {
-        let room = bytes.min(self.call_buffer);
-        self.call_room.acquire_many(room as u32).await.map_err(|_| ())?.forget();
-        Ok(room)
-    }
-
-    fn push_call(&self, id: u64, bytes: Vec<u8>, room: usize) {
+    /// The one place where the bytes of calls are queued.
+    pub(super) fn push_call(&self, id: u64, bytes: Vec<u8>, room: usize) {
         let channel = self.lanes + (id % self.call_streams as u64) as usize;
         let mut guard = lock(&self.out);
         let out = &mut *guard;
@@ -745,18 +615,6 @@ impl Session {
             carrier.signal(channel);
         }
         self.unlock_and_want(guard);
-    }
-
-    pub(crate) fn calls_open(&self) -> usize {
-        let calls = lock(&self.calls);
-        calls.waiting.len() + calls.serving.len()
-    }
-
-    fn calls_changed(&self) {
-        let carrier = lock(&self.out).carrier.clone();
-        if let Some(carrier) = carrier {
-            carrier.calls_changed();
-        }
     }
 
     // Common parts.
@@ -872,19 +730,6 @@ pub(crate) enum Gap {
     None,
     New,
     Stays,
-}
-
-/// Why a request was not sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RequestError {
-    Overloaded,
-    SessionEnded,
-}
-
-fn encode(frame: &CallFrame) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    frame.encode(&mut bytes);
-    bytes
 }
 
 /// The close code for bytes that a peer got wrong.
