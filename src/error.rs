@@ -236,6 +236,9 @@ pub enum SendError {
     /// This node has sent 4096 types of messages, or versions of them, in the session, and a peer takes no more.
     #[error("too many types of messages in one session")]
     TooManyTypes,
+    /// This session has sent to as many mailboxes as the peer takes; one of them must close first.
+    #[error("the session with {0} has sent to as many mailboxes as the peer takes")]
+    TooManyMailboxes(NodeName),
     /// The address was decoded outside of a node, and is bound to none.
     #[error("the address is bound to no node")]
     Unbound,

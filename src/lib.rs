@@ -96,6 +96,7 @@ pub use crate::cluster::{Cluster, NodeEvents};
 pub use crate::codec::{DecodeError, EncodeError};
 pub use crate::config::{Config, ConfigError};
 pub use crate::driver::events::NodeEvent;
+pub use crate::driver::mailboxes::RefusedMessage;
 pub use crate::error::{
     CallError, ConnectError, DownReason, Effect, Error, PingError, RecvError, SendError, ServeError, StartError,
 };
@@ -104,7 +105,7 @@ pub use crate::id::{
 };
 pub use crate::identity::{AuthError, COOKIE_MAX, Cookie, CookieError, CookieFlaw, PASSPHRASE_MIN};
 pub use crate::message::Message;
-pub use crate::messaging::{Address, Mailbox, TrySendError};
+pub use crate::messaging::{Address, Mailbox, Received, SendAllError, TrySendError};
 pub use crate::node::{ADVERTISED_MAX, Builder, Node};
 pub use crate::rpc::{Call, CallContext, Callee, Method, Rpc, Serving};
 pub use crate::transport::Network;

@@ -170,6 +170,18 @@ pub(crate) enum Control {
     Closed {
         mailbox: u64,
     },
+    /// Messages wait for credit here, or no longer do: the receiver gives back credit for messages that were given up.
+    Short {
+        seq: u64,
+        on: bool,
+    },
+    /// Windows are small here, because many lanes have one: the receiver gives back those that it does not use.
+    Spare,
+    /// So many messages of the receiver could not be read, since the last of these frames.
+    Refused {
+        reason: Unreadable,
+        messages: u64,
+    },
     Ping {
         seq: u64,
     },
@@ -185,6 +197,18 @@ pub(crate) enum Control {
     Stopped,
 }
 
+/// Why a mailbox cannot read a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    Tag = 1,
+    Version = 2,
+    Malformed = 3,
+}
+
+impl Unreadable {
+    pub(crate) const ALL: [Self; 3] = [Self::Tag, Self::Version, Self::Malformed];
+}
+
 const READY: u8 = 0x02;
 const GRANT: u8 = 0x03;
 const NEED: u8 = 0x04;
@@ -194,6 +218,9 @@ const PONG: u8 = 0x07;
 const STOP: u8 = 0x08;
 const STOPPED: u8 = 0x09;
 const RETURN: u8 = 0x0a;
+const SHORT: u8 = 0x0b;
+const SPARE: u8 = 0x0c;
+const REFUSED: u8 = 0x0d;
 
 impl Control {
     pub(crate) fn encode(self, out: &mut Vec<u8>) {
@@ -203,6 +230,9 @@ impl Control {
             Self::Need { mailbox, seq, limit, first } => (NEED, &[*mailbox, *seq, *limit, u64::from(*first)]),
             Self::Return { mailbox, seq, limit } => (RETURN, &[*mailbox, *seq, *limit]),
             Self::Closed { mailbox } => (CLOSED, &[*mailbox]),
+            Self::Short { seq, on } => (SHORT, &[*seq, u64::from(*on)]),
+            Self::Spare => (SPARE, &[]),
+            Self::Refused { reason, messages } => (REFUSED, &[*reason as u64, *messages]),
             Self::Ping { seq } => (PING, &[*seq]),
             Self::Pong { seq } => (PONG, &[*seq]),
             Self::Stop { code, streams } => (STOP, &[code.0.into(), *streams]),
@@ -234,13 +264,17 @@ impl Control {
                 mailbox: take_varint(&mut body)?,
                 seq: take_varint(&mut body)?,
                 limit: take_varint(&mut body)?,
-                first: match take_varint(&mut body)? {
-                    0 => false,
-                    1 => true,
-                    _ => return Err(WireError::Value("first credit flag")),
-                },
+                first: take_flag(&mut body)?,
             },
             CLOSED => Self::Closed { mailbox: take_varint(&mut body)? },
+            SHORT => Self::Short { seq: take_varint(&mut body)?, on: take_flag(&mut body)? },
+            SPARE => Self::Spare,
+            REFUSED => {
+                let reason = take_varint(&mut body)?;
+                let reason = Unreadable::ALL.into_iter().find(|known| *known as u64 == reason);
+                let reason = reason.ok_or(WireError::Value("reason"))?;
+                Self::Refused { reason, messages: take_varint(&mut body)? }
+            }
             PING => Self::Ping { seq: take_varint(&mut body)? },
             PONG => Self::Pong { seq: take_varint(&mut body)? },
             STOP => Self::Stop { code: Code(take_u32(&mut body)?), streams: take_varint(&mut body)? },
@@ -266,12 +300,24 @@ pub(crate) enum LaneFrame {
 /// One message on its way to a mailbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MessageFrame {
+    pub(crate) head: MessageHead,
+    pub(crate) body: Bytes,
+}
+
+/// All of a message but its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MessageHead {
     pub(crate) mailbox: u64,
     /// Counted from 0 in each (session, mailbox).
     pub(crate) number: u64,
     pub(crate) schema: u64,
     pub(crate) trace: Option<Trace>,
-    pub(crate) body: Bytes,
+}
+
+impl MessageHead {
+    pub(crate) fn with(self, body: Bytes) -> MessageFrame {
+        MessageFrame { head: self, body }
+    }
 }
 
 const SCHEMA: u8 = 0x10;
@@ -285,17 +331,12 @@ pub(crate) fn put_schema(out: &mut Vec<u8>, id: u64, schema: &Schema) {
     put_frame(out, SCHEMA, body.len(), |out| out.extend_from_slice(&body));
 }
 
-pub(crate) fn put_message(out: &mut Vec<u8>, message: &MessageFrame) {
-    put_message_head(out, message);
-    out.extend_from_slice(&message.body);
-}
-
 /// Writes all of a message but its body, which is to follow.
-pub(crate) fn put_message_head(out: &mut Vec<u8>, message: &MessageFrame) {
-    let MessageFrame { mailbox, number, schema, trace, body } = message;
-    let head = varint_len(*mailbox) + varint_len(*number) + varint_len(*schema);
+pub(crate) fn put_message_head(out: &mut Vec<u8>, head: &MessageHead, body: usize) {
+    let MessageHead { mailbox, number, schema, trace } = head;
+    let numbers = varint_len(*mailbox) + varint_len(*number) + varint_len(*schema);
     let kind = if trace.is_some() { TRACED_MESSAGE } else { MESSAGE };
-    let len = head + trace.map_or(0, |trace| trace.0.len()) + body.len();
+    let len = numbers + trace.map_or(0, |trace| trace.0.len()) + body;
     out.push(kind);
     put_varint(out, len as u64);
     put_varint(out, *mailbox);
@@ -315,13 +356,15 @@ impl LaneFrame {
                 finished(&body)?;
                 Ok(Some(Self::Schema { id, schema }))
             }
-            MESSAGE | TRACED_MESSAGE => Ok(Some(Self::Message(MessageFrame {
-                mailbox: take_varint(&mut body)?,
-                number: take_varint(&mut body)?,
-                schema: take_varint(&mut body)?,
-                trace: if frame.kind == TRACED_MESSAGE { Some(Trace(take_array(&mut body)?)) } else { None },
-                body,
-            }))),
+            MESSAGE | TRACED_MESSAGE => {
+                let head = MessageHead {
+                    mailbox: take_varint(&mut body)?,
+                    number: take_varint(&mut body)?,
+                    schema: take_varint(&mut body)?,
+                    trace: if frame.kind == TRACED_MESSAGE { Some(Trace(take_array(&mut body)?)) } else { None },
+                };
+                Ok(Some(Self::Message(head.with(body))))
+            }
             kind => skip(kind),
         }
     }
@@ -498,6 +541,8 @@ pub(crate) struct Hello {
     /// Credit that each of the first `first_lanes` mailboxes has without asking, in bytes.
     pub(crate) first_credit: u32,
     pub(crate) first_lanes: u32,
+    /// To how many mailboxes of the sender one session may send.
+    pub(crate) lanes_max: u32,
     pub(crate) mode: Mode,
     pub(crate) proof: [u8; 32],
 }
@@ -533,6 +578,7 @@ impl Hello {
         }
         body.extend_from_slice(&self.first_credit.to_be_bytes());
         body.extend_from_slice(&self.first_lanes.to_be_bytes());
+        body.extend_from_slice(&self.lanes_max.to_be_bytes());
         body.push(match self.mode {
             Mode::Cookie => 1,
             Mode::Pki => 2,
@@ -582,6 +628,7 @@ impl Hello {
             seen_ended: take_be64(&mut body)?,
             first_credit: take_be32(&mut body)?,
             first_lanes: take_be32(&mut body)?,
+            lanes_max: take_be32(&mut body)?,
             mode: match take_u8(&mut body)? {
                 1 => Mode::Cookie,
                 2 => Mode::Pki,
@@ -745,6 +792,14 @@ fn take_u8(body: &mut Bytes) -> Result<u8, WireError> {
     body.try_get_u8().map_err(|_| WireError::Short)
 }
 
+fn take_flag(body: &mut Bytes) -> Result<bool, WireError> {
+    match take_u8(body)? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(WireError::Value("flag")),
+    }
+}
+
 fn take_be32(body: &mut Bytes) -> Result<u32, WireError> {
     body.try_get_u32().map_err(|_| WireError::Short)
 }
@@ -906,7 +961,7 @@ mod tests {
     fn a_hello_of_the_next_version_is_understood() {
         let hello = Hello { minor: MINOR + 1, capabilities: u64::MAX, codecs: vec![1, 99], ..full_hello() };
         let mut body = split_one(&Any::Hello(hello.clone()).encoded()).body.to_vec();
-        let flags_at = body.len() - 32 - 1 - 8 - 24 - 1;
+        let flags_at = body.len() - 32 - 1 - 12 - 24 - 1;
         assert_eq!(body[flags_at], 0b11);
         body[flags_at] = 0xff;
         body.extend_from_slice(b"what nobody knows yet");
@@ -962,7 +1017,7 @@ mod tests {
     #[test]
     fn values_out_of_range_are_refused() {
         let control = |kind, body: &[u8]| Control::decode(Frame { kind, body: Bytes::copy_from_slice(body) });
-        assert_eq!(control(NEED, &[1, 1, 1, 2]), Err(WireError::Value("first credit flag")));
+        assert_eq!(control(NEED, &[1, 1, 1, 2]), Err(WireError::Value("flag")));
         assert_eq!(control(STOP, &[0xc0, 0, 0, 1, 0, 0, 0, 0, 1]), Err(WireError::Value("a 32-bit number")));
         let call = |kind, body: &[u8]| CallFrame::decode(Frame { kind, body: Bytes::copy_from_slice(body) });
         assert_eq!(call(ANSWER, &[1, STATUSES.len() as u8]), Err(WireError::Value("status")));
@@ -1141,7 +1196,10 @@ mod tests {
                 Self::Hello(hello) => hello.encode(&mut out),
                 Self::Control(control) => control.encode(&mut out),
                 Self::Lane(LaneFrame::Schema { id, schema }) => put_schema(&mut out, *id, schema),
-                Self::Lane(LaneFrame::Message(message)) => put_message(&mut out, message),
+                Self::Lane(LaneFrame::Message(MessageFrame { head, body })) => {
+                    put_message_head(&mut out, head, body.len());
+                    out.extend_from_slice(body);
+                }
                 Self::Call(call) => call.encode(&mut out),
             }
             out
@@ -1162,7 +1220,7 @@ mod tests {
         let trace = Trace(std::array::from_fn(|n| n as u8));
         let schema = Schema { tag: "shop.order".to_owned(), version: 300, readable_since: 2, codec: 1 };
         let body = Bytes::from_static(b"body");
-        let message = MessageFrame { mailbox: 5, number: 70_000, schema: 3, trace: None, body: body.clone() };
+        let message = MessageHead { mailbox: 5, number: 70_000, schema: 3, trace: None };
         let call = |trace| CallFrame::Call {
             id: 9,
             timeout_ms: 5_000,
@@ -1176,14 +1234,14 @@ mod tests {
             CallFrame::Answer { id: 9, status: Status::Answered, schema: Some(schema.clone()), body: body.clone() };
         vec![
             (
-                "01408c4453544200000101020304050607080000000000000000010000000201020470726f640b6140686f73743a3433\
+                "0140904453544200000101020304050607080000000000000000010000000201020470726f640b6140686f73743a3433\
                  373002040a00000211120620010db8000000000000000000000001005003000000000000000600000000000000070000\
-                 0000000000080001000000000400010101010101010101010101010101010101010101010101010101010101010101",
+                 000000000008000100000000040000001000010101010101010101010101010101010101010101010101010101010101010101",
                 Any::Hello(full_hello()),
             ),
             (
-                "014070445354420000020102030405060708000000000000000001000000000470726f640b6140686f73743a34333730\
-                 000000000000000000060000000000000007000000000000000800010000000004000301010101010101010101010101\
+                "014074445354420000020102030405060708000000000000000001000000000470726f640b6140686f73743a343337300000\
+                 0000000000000006000000000000000700000000000000080001000000000400000010000301010101010101010101010101\
                  01010101010101010101010101010101010101",
                 Any::Hello(bare_hello()),
             ),
@@ -1197,11 +1255,14 @@ mod tests {
             ("08020203", Any::Control(Control::Stop { code: Code::IDLE, streams: 3 })),
             ("0900", Any::Control(Control::Stopped)),
             ("0a0305023c", Any::Control(Control::Return { mailbox: 5, seq: 2, limit: 60 })),
+            ("0b020301", Any::Control(Control::Short { seq: 3, on: true })),
+            ("0c00", Any::Control(Control::Spare)),
+            ("0d020207", Any::Control(Control::Refused { reason: Unreadable::Version, messages: 7 })),
             ("1010030a73686f702e6f72646572412c0201", Any::Lane(LaneFrame::Schema { id: 3, schema: schema.clone() })),
-            ("110a058001117003626f6479", Any::Lane(LaneFrame::Message(message.clone()))),
+            ("110a058001117003626f6479", Any::Lane(LaneFrame::Message(message.with(body.clone())))),
             (
                 "1223058001117003000102030405060708090a0b0c0d0e0f101112131415161718626f6479",
-                Any::Lane(LaneFrame::Message(MessageFrame { trace: Some(trace), ..message })),
+                Any::Lane(LaneFrame::Message(MessageHead { trace: Some(trace), ..message }.with(body.clone()))),
             ),
             ("20220953880a73686f702e71756f7465000a73686f702e6f72646572412c0201626f6479", Any::Call(call(None))),
             (
@@ -1240,6 +1301,7 @@ mod tests {
             seen_ended: 8,
             first_credit: 65_536,
             first_lanes: 1_024,
+            lanes_max: 4_096,
             mode: Mode::Cookie,
             proof: [1; 32],
         }
@@ -1279,7 +1341,7 @@ mod tests {
             control().prop_map(Any::Control),
             (number(), schema()).prop_map(|(id, schema)| Any::Lane(LaneFrame::Schema { id, schema })),
             (number(), number(), number(), trace(), body()).prop_map(|(mailbox, number, schema, trace, body)| {
-                Any::Lane(LaneFrame::Message(MessageFrame { mailbox, number, schema, trace, body }))
+                Any::Lane(LaneFrame::Message(MessageHead { mailbox, number, schema, trace }.with(body)))
             }),
             call().prop_map(Any::Call),
         ]
@@ -1332,7 +1394,7 @@ mod tests {
     fn hello() -> impl Strategy<Value = Hello> {
         let address = (any::<std::net::IpAddr>(), any::<u16>()).prop_map(std::net::SocketAddr::from);
         (
-            (any::<u16>(), any::<u8>(), any::<[u64; 5]>(), any::<[u32; 3]>()),
+            (any::<u16>(), any::<u8>(), any::<[u64; 5]>(), any::<[u32; 4]>()),
             (vec(any::<u8>(), 0..=CODECS_MAX), "[a-z.]{0,64}", "[a-z]{1,20}@[a-z]{1,20}"),
             (vec(address, 0..=ADDRESSES_MAX), any::<[bool; 2]>(), 0..3usize, any::<[u8; 32]>()),
         )
@@ -1353,6 +1415,7 @@ mod tests {
                     seen_ended: longs[4],
                     first_credit: ints[1],
                     first_lanes: ints[2],
+                    lanes_max: ints[3],
                     mode: [Mode::Cookie, Mode::Pki, Mode::Both][mode],
                     proof,
                 },

@@ -4,6 +4,7 @@ use super::fake::{
     Fake, Frames, Joined, call, call_frame, closed, control_frame, message_frame, number_schema, open, schema_frame,
 };
 use super::*;
+use crate::driver::session::Body;
 use crate::transport::link::Sender;
 use crate::wire::{CONTROL_MAX, CallFrame, Code, Control, OVERHEAD_MAX, Schema, Status, StreamKind, put_varint};
 
@@ -423,7 +424,7 @@ async fn the_peers_reason_is_the_reason() {
         let session = world.a.shared().session(fake.name()).unwrap();
         let number = session.declare(&number_schema());
         for mailbox in 0..400 {
-            let _ = session.offer(mailbox, number.unwrap(), vec![0; 60_000].into(), false);
+            let _ = session.offer(mailbox, number.unwrap(), None, Body::Borrowed(&[0; 60_000]), false);
             sleep(Duration::from_millis(20)).await;
         }
         joined.link.close_as(code.0.into(), b"");
