@@ -1,7 +1,7 @@
 //! The mailboxes of one node.
 
 use std::any::Any;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::task::{Context, Poll, Waker};
@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, TryAcquireError};
 use super::lock;
 use super::session::Letter;
 use crate::codec::DecodeError;
-use crate::id::{NodeId, Pid};
+use crate::id::{BySerial, NodeId, Pid};
 
 /// A message that its mailbox could not read, as [`Builder::on_refused`](crate::Builder::on_refused) is told. The link and
 /// the mailbox live on.
@@ -58,7 +58,7 @@ pub(crate) trait Inbox: Send + Sync {
 /// The open mailboxes of a node, by serial. Serials are never used twice.
 #[derive(Default)]
 pub(crate) struct Mailboxes {
-    open: RwLock<HashMap<u64, Arc<dyn Inbox>>>,
+    open: RwLock<BySerial<Arc<dyn Inbox>>>,
     last: AtomicU64,
     is_closed: std::sync::atomic::AtomicBool,
 }

@@ -57,8 +57,7 @@ pub(crate) struct Shared {
     pub(crate) mailboxes: Mailboxes,
     pub(crate) methods: Methods,
     pub(crate) events: Events,
-    /// What peers may have of this node's memory beyond their first credit. Locked after a session's `inn`.
-    pub(crate) pool: Mutex<Pool>,
+    pub(crate) pool: Arc<Mutex<Pool>>,
     pub(crate) on_refused: Option<RefusedHook>,
     addresses: Vec<SocketAddr>,
     flags: NodeFlags,
@@ -226,12 +225,10 @@ impl Shared {
     /// The pool has changed: sessions that waited for a place in it try again, and all tell their peers if it has become
     /// short or no longer is.
     pub(crate) fn pool_changed(&self, mut change: PoolChange) {
-        while let PoolChange { freed, has_turned } = &change
-            && (*has_turned || !freed.is_empty())
-        {
+        while !change.is_nothing() {
             let mut next = PoolChange::default();
             for session in self.sessions() {
-                if *has_turned || freed.contains(&session.id.0) {
+                if change.has_turned || change.freed.contains(&session.id.0) {
                     next.add(session.pool_changed());
                 }
             }
@@ -271,6 +268,10 @@ impl PoolChange {
         Self { freed: pool.freed(), has_turned: pool.has_turned() }
     }
 
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.freed.is_empty() && !self.has_turned
+    }
+
     fn add(&mut self, other: Self) {
         self.freed.extend(other.freed);
         self.has_turned |= other.has_turned;
@@ -305,7 +306,7 @@ pub(crate) fn start(start: Start) -> Arc<Shared> {
         mailboxes: Mailboxes::default(),
         methods: Methods::new(config.handlers_max),
         events: Events::new(config.events_max),
-        pool: Mutex::new(Pool::new(config.window_budget_total as u64, config.bulk_budget_total as u64)),
+        pool: Arc::new(Mutex::new(Pool::new(config.window_budget_total as u64, config.bulk_budget_total as u64))),
         config,
         cluster,
         endpoint: Mutex::new(Some(endpoint)),

@@ -40,9 +40,8 @@ const COPY_BELOW: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Letter {
     pub(crate) schema: Arc<Schema>,
-    pub(crate) trace: Option<Trace>,
+    pub(crate) trace: Option<Box<Trace>>,
     pub(crate) body: Bytes,
-    pub(crate) mailbox: u64,
     pub(crate) from: Arc<Session>,
 }
 
@@ -153,6 +152,8 @@ pub(crate) struct Session {
     /// Messages of this side that the peer could not read.
     pub(crate) refusals: Refusals,
     shared: std::sync::Weak<Shared>,
+    /// The node's, of which lanes have what they hold beyond their first windows. Locked after `inn`.
+    pool: Arc<Mutex<Pool>>,
     bulk_from: usize,
     lanes: usize,
     call_streams: usize,
@@ -198,7 +199,8 @@ struct Buffer {
 
 struct In {
     lanes: Inbound<Letter>,
-    schemas: HashMap<u64, Arc<Schema>>,
+    /// By their numbers, which the peer counts up.
+    schemas: Vec<Option<Arc<Schema>>>,
     ready: Vec<Letter>,
     /// How many messages had been delivered when the last link ended and one was missing.
     gap_at: Option<u64>,
@@ -250,6 +252,7 @@ impl Session {
             message_max: config.message_max.min(peer.message_max as usize),
             refusals: Refusals::default(),
             shared: Arc::downgrade(shared),
+            pool: shared.pool.clone(),
             bulk_from: config.bulk_from,
             lanes: config.lanes,
             call_streams: config.call_streams,
@@ -281,7 +284,7 @@ impl Session {
             }),
             inn: Mutex::new(In {
                 lanes: Inbound::new(id.0, limits),
-                schemas: HashMap::new(),
+                schemas: Vec::new(),
                 ready: Vec::new(),
                 gap_at: None,
                 ended: false,
@@ -419,14 +422,12 @@ impl Session {
     /// Ends the session: nothing is taken or delivered from now on, and whoever waits is told.
     pub(crate) fn end(&self, reason: DownReason) {
         // Under the lock of delivery: what was delivered was delivered before.
-        let shared = self.shared.upgrade();
         let mut inn = lock(&self.inn);
         inn.ended = true;
-        let change = shared.as_ref().map(|shared| {
-            let mut pool = lock(&shared.pool);
-            inn.lanes.end(&mut pool);
-            PoolChange::of(&mut pool)
-        });
+        let mut pool = lock(&self.pool);
+        inn.lanes.end(&mut pool);
+        let change = PoolChange::of(&mut pool);
+        drop(pool);
         drop(inn);
         let mut out = lock(&self.out);
         out.ended = Some(reason);
@@ -439,9 +440,7 @@ impl Session {
         drop(out);
         refuse_all(refused);
         self.exchange.end();
-        if let (Some(shared), Some(change)) = (shared, change) {
-            shared.pool_changed(change);
-        }
+        self.tell_others(change);
     }
 
     /// A mailbox of this node has closed.
@@ -583,14 +582,17 @@ impl Session {
                     if id >= SCHEMAS_MAX {
                         return Err(Code::LIMIT);
                     }
-                    let known = inn.schemas.entry(id).or_insert_with(|| Arc::new(schema.clone()));
+                    let id = id as usize;
+                    inn.schemas.resize(inn.schemas.len().max(id + 1), None);
+                    let known = inn.schemas[id].get_or_insert_with(|| Arc::new(schema.clone()));
                     if **known != schema {
                         return Err(Code::PROTOCOL);
                     }
                 }
                 LaneFrame::Message(message) => {
                     let MessageFrame { head: MessageHead { mailbox, number, schema, trace }, body } = message;
-                    let schema = inn.schemas.get(&schema).ok_or(Code::PROTOCOL)?.clone();
+                    let known = usize::try_from(schema).ok().and_then(|id| inn.schemas.get(id)?.as_ref());
+                    let schema = known.ok_or(Code::PROTOCOL)?.clone();
                     if body.len() > shared.config.message_max {
                         return Err(Code::FRAME_TOO_LARGE);
                     }
@@ -608,7 +610,7 @@ impl Session {
                     }
                     let body = if body.len() < COPY_BELOW { Bytes::copy_from_slice(&body) } else { body };
                     let size = body.len();
-                    let letter = Letter { schema, trace, body, mailbox, from: self.clone() };
+                    let letter = Letter { schema, trace: trace.map(Box::new), body, from: self.clone() };
                     let received = inn.lanes.receive(mailbox, number, size, letter, &mut inn.ready);
                     received.map_err(|violation| self.broken(violation))?;
                 }
@@ -647,23 +649,28 @@ impl Session {
     /// the session has ended.
     fn with_lanes<R>(&self, act: impl FnOnce(&mut Inbound<Letter>, &mut Pool, &mut Vec<Grant>) -> R) -> Option<R> {
         let (result, change) = self.change_lanes(act)?;
-        if let Some(shared) = self.shared.upgrade() {
+        self.tell_others(change);
+        Some(result)
+    }
+
+    fn tell_others(&self, change: PoolChange) {
+        if !change.is_nothing()
+            && let Some(shared) = self.shared.upgrade()
+        {
             shared.pool_changed(change);
         }
-        Some(result)
     }
 
     fn change_lanes<R>(
         &self,
         act: impl FnOnce(&mut Inbound<Letter>, &mut Pool, &mut Vec<Grant>) -> R,
     ) -> Option<(R, PoolChange)> {
-        let shared = self.shared.upgrade()?;
         let mut inn = lock(&self.inn);
         if inn.ended {
             return None;
         }
         let mut grants = Vec::new();
-        let mut pool = lock(&shared.pool);
+        let mut pool = lock(&self.pool);
         let result = act(&mut inn.lanes, &mut pool, &mut grants);
         let short = inn.lanes.shortage(&pool);
         let spare = inn.lanes.take_pressed();

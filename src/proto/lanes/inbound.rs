@@ -1,9 +1,10 @@
 //! The receiving side: delivers in order, and grants credit out of its budgets.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{Grant, MESSAGE_COST, Recent, Short, Violation};
+use crate::id::BySerial;
 
 /// How many mailboxes of this side the peer is known to have been told to be closed. Fewer than the peer remembers: if it
 /// forgot one that this side remembers to have told, it would send in vain and never hear.
@@ -101,7 +102,7 @@ pub(crate) struct Inbound<T> {
     session: u64,
     limits: InboundLimits,
     first_lanes: u64,
-    lanes: HashMap<u64, RecvLane<T>>,
+    lanes: BySerial<RecvLane<T>>,
     windows: Budget,
     large: Budget,
     /// Lanes with a message that waits for a place in a budget of large ones, in their order.
@@ -173,7 +174,7 @@ impl<T> Inbound<T> {
             session,
             limits,
             first_lanes: limits.first_lanes,
-            lanes: HashMap::new(),
+            lanes: BySerial::default(),
             windows: Budget::new(limits.windows_max),
             large: Budget::new(limits.large_max),
             asks: VecDeque::new(),

@@ -1,9 +1,10 @@
 //! The sending side: numbers what it accepts, as far as there is credit and room.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use super::{Grant, MESSAGE_COST, Recent, Short};
+use crate::id::BySerial;
 
 /// How many closed mailboxes of the peer are remembered, so that a send to one fails at once. Forgetting one costs a
 /// message that the peer answers with CLOSED again.
@@ -89,7 +90,7 @@ pub(crate) struct Outbound<T> {
     /// How many more lanes may use the first credit.
     first_lanes: u64,
     lanes_max: usize,
-    lanes: HashMap<u64, SendLane<T>>,
+    lanes: BySerial<SendLane<T>>,
     closed: Recent,
     small: Room,
     bulk: Room,
@@ -143,7 +144,7 @@ impl<T> Outbound<T> {
             first_credit,
             first_lanes,
             lanes_max,
-            lanes: HashMap::new(),
+            lanes: BySerial::default(),
             closed: Recent::new(CLOSED_REMEMBERED),
             small: Room { used: 0, max: small_max },
             bulk: Room { used: 0, max: bulk_max },
