@@ -186,8 +186,23 @@ fn flood(tasks: &mut JoinSet<()>, connection: &Connection, kind: u8, size: usize
     });
 }
 
+/// When a sender of large messages goes on to the next one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// Once quinn has taken the last one, as far as its windows go.
+    Taken,
+    /// Once the far end has acknowledged the last one, so that there are no more under way than senders.
+    Acknowledged,
+}
+
 /// Senders that each write one large message after the other, every one on a stream of its own.
-pub(crate) fn large_messages(tasks: &mut JoinSet<()>, connection: &Connection, senders: usize, size: usize) {
+pub(crate) fn large_messages(
+    tasks: &mut JoinSet<()>,
+    connection: &Connection,
+    senders: usize,
+    size: usize,
+    pace: Pace,
+) {
     let message = Bytes::from(vec![7; size]);
     for _ in 0..senders {
         let (connection, message) = (connection.clone(), message.clone());
@@ -197,6 +212,9 @@ pub(crate) fn large_messages(tasks: &mut JoinSet<()>, connection: &Connection, s
                 stream.write_all(&[LARGE_MESSAGE]).await.unwrap();
                 stream.write_chunk(message.clone()).await.unwrap();
                 stream.finish().unwrap();
+                if pace == Pace::Acknowledged {
+                    stream.stopped().await.unwrap();
+                }
             }
         });
     }

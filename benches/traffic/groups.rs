@@ -4,7 +4,7 @@ use distribute::{Address, Bytes};
 use quinn::Connection;
 use tokio::task::JoinSet;
 
-use crate::baseline::{self, MuxCalls, StreamCalls};
+use crate::baseline::{self, MuxCalls, Pace, StreamCalls};
 use crate::far::{Far, Places, Secrets};
 use crate::load::{Contender, Sample, ask_from};
 use crate::measure::resident_kib;
@@ -162,7 +162,7 @@ async fn small_messages(ends: &Ends<'_>) -> Group {
         row("one-way 64 B", rate, "ours", &["raw"], Target::Ratio(0.6)),
         row("one-way 64 B, raw into a channel", rate, "ours", &["raw into a channel"], Target::None),
         row("one-way struct of 64 B", rate, "ours of a struct", &["raw"], Target::None),
-        row("... to 1000 mailboxes, beside to one", rate, "ours to 1000", &["ours"], Target::Ratio(0.5)),
+        row("one-way 64 B to 1000 mailboxes, beside to one", rate, "ours to 1000", &["ours"], Target::Ratio(0.5)),
     ];
     Group { contenders, rows, notes: Vec::new(), _pairs: vec![pair] }
 }
@@ -179,25 +179,28 @@ async fn messages_of_1k(ends: &Ends<'_>) -> Group {
     Group { contenders, rows, notes: Vec::new(), _pairs: vec![pair] }
 }
 
+const RAW_BULK: &[&str] = &["raw", "raw acknowledged"];
+
 async fn large_messages(ends: &Ends<'_>) -> Group {
     let (pair, jumbo_pair) = (ends.pair().await, ends.jumbo_pair().await);
     let contenders = vec![
-        raw_bulk("raw", ends.raw().await),
+        raw_bulk("raw", ends.raw().await, Pace::Taken),
+        raw_bulk("raw acknowledged", ends.raw().await, Pace::Acknowledged),
         bulk("ours", &pair).await,
-        raw_bulk("raw jumbo", ends.raw_at(ends.places.raw_jumbo, JUMBO_MTU).await),
+        raw_bulk("raw jumbo", ends.raw_at(ends.places.raw_jumbo, JUMBO_MTU).await, Pace::Taken),
         bulk("ours jumbo", &jumbo_pair).await,
     ];
     let rate = Quantity::MibPerSecond;
     let rows = vec![
-        row("1 MiB messages", rate, "ours", &["raw"], Target::Ratio(0.9)),
-        row("... MTU 6000, raw at its default", rate, "ours jumbo", &["raw"], Target::Ratio(1.8)),
-        row("... MTU 6000, both", rate, "ours jumbo", &["raw jumbo"], Target::None),
+        row("1 MiB messages", rate, "ours", RAW_BULK, Target::Ratio(0.9)),
+        row("1 MiB messages, MTU 6000, raw at its default", rate, "ours jumbo", RAW_BULK, Target::Ratio(1.8)),
+        row("1 MiB messages, MTU 6000, both", rate, "ours jumbo", &["raw jumbo"], Target::None),
     ];
     Group { contenders, rows, notes: Vec::new(), _pairs: vec![pair, jumbo_pair] }
 }
 
-fn raw_bulk(name: &str, raw: Connection) -> Contender {
-    Contender::far(name, move |tasks| baseline::large_messages(tasks, &raw, SENDERS, LARGE))
+fn raw_bulk(name: &str, raw: Connection, pace: Pace) -> Contender {
+    Contender::far(name, move |tasks| baseline::large_messages(tasks, &raw, SENDERS, LARGE, pace))
 }
 
 async fn bulk(name: &str, pair: &Pair) -> Contender {
@@ -213,8 +216,8 @@ const RAW_CALLS: &[&str] = &["raw streams", "raw mux"];
 
 async fn one_caller(ends: &Ends<'_>, placement: &str, target: Target) -> Group {
     let rows = vec![
-        row(format!("call 64 B, p50{placement}"), Quantity::P50, "ours", RAW_CALLS, target),
-        row("... p99", Quantity::P99, "ours", RAW_CALLS, Target::None),
+        row(format!("call 64 B{placement}, p50"), Quantity::P50, "ours", RAW_CALLS, target),
+        row(format!("call 64 B{placement}, p99"), Quantity::P99, "ours", RAW_CALLS, Target::None),
     ];
     calls(ends, 1, rows).await
 }
@@ -222,8 +225,8 @@ async fn one_caller(ends: &Ends<'_>, placement: &str, target: Target) -> Group {
 async fn many_callers(ends: &Ends<'_>, callers: usize, target: f64) -> Group {
     let what = format!("calls 64 B, {callers} callers");
     let rows = vec![
-        row(what, Quantity::PerSecond, "ours", RAW_CALLS, Target::Ratio(target)),
-        row("... CPU per call", Quantity::Cpu, "ours", RAW_CALLS, Target::Ratio(1.5)),
+        row(&what, Quantity::PerSecond, "ours", RAW_CALLS, Target::Ratio(target)),
+        row(what + ", CPU", Quantity::Cpu, "ours", RAW_CALLS, Target::Ratio(1.5)),
     ];
     calls(ends, callers, rows).await
 }
@@ -247,21 +250,26 @@ async fn call_beside_bulk(ends: &Ends<'_>) -> Group {
     let (addresses, message) = (pair.open(1).await, payload(LARGE));
     let calls = pair.calls(SMALL);
     let contenders = vec![
-        Contender::near("raw", move |tasks, tally| {
-            baseline::large_messages(tasks, &raw, SENDERS, LARGE);
-            ask_from(tasks, tally, 1, &StreamCalls::new(&raw, SMALL));
-        }),
+        raw_call_beside_bulk("raw", raw.clone(), Pace::Taken),
+        raw_call_beside_bulk("raw acknowledged", raw, Pace::Acknowledged),
         Contender::near("ours", move |tasks, tally| {
             send_bulk(tasks, &addresses, &message);
             ask_from(tasks, tally, 1, &calls);
         }),
     ];
     let rows = vec![
-        row("call 64 B beside bulk, p50", Quantity::P50, "ours", &["raw"], Target::Ratio(1.3)),
-        row("... p99", Quantity::P99, "ours", &["raw"], Target::Value(3000.0)),
-        row("... bulk meanwhile", Quantity::BesideMibPerSecond, "ours", &["raw"], Target::None),
+        row("call 64 B beside bulk, p50", Quantity::P50, "ours", RAW_BULK, Target::Ratio(1.3)),
+        row("call 64 B beside bulk, p99", Quantity::P99, "ours", RAW_BULK, Target::Value(3000.0)),
+        row("bulk beside a caller", Quantity::BesideMibPerSecond, "ours", RAW_BULK, Target::None),
     ];
     Group { contenders, rows, notes: Vec::new(), _pairs: vec![pair] }
+}
+
+fn raw_call_beside_bulk(name: &str, raw: Connection, pace: Pace) -> Contender {
+    Contender::near(name, move |tasks, tally| {
+        baseline::large_messages(tasks, &raw, SENDERS, LARGE, pace);
+        ask_from(tasks, tally, 1, &StreamCalls::new(&raw, SMALL));
+    })
 }
 
 async fn local(ends: &Ends<'_>) -> Group {
@@ -299,9 +307,9 @@ async fn unread(ends: &Ends<'_>, far: &mut Far) -> Group {
     for (what, kind) in [("one-way 64 B", "messages"), ("calls, 64 callers", "calls")] {
         for unread in &UNREAD[1..] {
             let (ours, unloaded) = (format!("{kind}, {unread}"), format!("{kind}, 0"));
-            let what = format!("{what}, {unread} unread, beside none");
-            group.rows.push(row(what, Quantity::PerSecond, &ours, &[&unloaded], Target::Ratio(0.9)));
-            group.rows.push(row("... CPU", Quantity::Cpu, &ours, &[&unloaded], Target::Ratio(1.15)));
+            let what = format!("{what}, {unread} unread");
+            group.rows.push(row(&what, Quantity::PerSecond, &ours, &[&unloaded], Target::Ratio(0.9)));
+            group.rows.push(row(what + ", CPU", Quantity::Cpu, &ours, &[&unloaded], Target::Ratio(1.15)));
         }
     }
     group

@@ -21,8 +21,11 @@ pub(crate) struct Times {
 pub(crate) struct Contender {
     pub(crate) name: String,
     counted: Counted,
-    start: Box<dyn Fn(&mut JoinSet<()>, &Arc<Tally>)>,
+    start: Start,
 }
+
+/// Starts the tasks of a load.
+type Start = Box<dyn Fn(&mut JoinSet<()>, &Arc<Tally>)>;
 
 /// Which end knows how much was done.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -23,6 +23,7 @@ pub(crate) struct Baseline {
     value: f64,
     cpu_us: f64,
     pub(crate) ratio: f64,
+    is_raw: bool,
 }
 
 impl Outcome {
@@ -42,6 +43,7 @@ impl Outcome {
             value: medians(&best, &value),
             cpu_us: medians(&best, &cpu_us),
             ratio: median(ratios),
+            is_raw: row.baseline.iter().all(|name| name.starts_with("raw")),
         });
         Self {
             what: row.what.clone(),
@@ -52,6 +54,11 @@ impl Outcome {
             baseline,
             ours_cpu_us: medians(&ours, &cpu_us),
         }
+    }
+
+    /// Whether it is compared with raw quinn, and not with this library under other circumstances.
+    pub(crate) fn is_against_raw(&self) -> bool {
+        self.baseline.as_ref().is_some_and(|baseline| baseline.is_raw)
     }
 
     /// Whether the target is met, if there is one.
@@ -88,7 +95,7 @@ pub(crate) fn print(conditions: &str, outcomes: &[Outcome], notes: &[String]) {
             runtime = outcome.runtime;
             let heading = format!("{runtime} runtime");
             println!(
-                "\n{heading:<44}{:>12}{:>12}{:>8}  {:<12}{:>5}{:>11}{:>11}",
+                "\n{heading:<48}{:>12}{:>12}{:>8}  {:<12}{:>5}{:>11}{:>11}",
                 "baseline", "distribute", "ratio", "target", "", "base CPU", "our CPU"
             );
         }
@@ -109,7 +116,7 @@ fn line(outcome: &Outcome) -> String {
     let base_cpu = baseline.map_or_else(String::new, |baseline| micros(baseline.cpu_us));
     let (target, our_cpu) = (outcome.target_text(), micros(outcome.ours_cpu_us));
     let what = &outcome.what;
-    format!("{what:<44}{value:>12}{ours:>12}{ratio:>8}  {target:<12}{verdict:>5}{base_cpu:>11}{our_cpu:>11}")
+    format!("{what:<48}{value:>12}{ours:>12}{ratio:>8}  {target:<12}{verdict:>5}{base_cpu:>11}{our_cpu:>11}")
 }
 
 fn show(quantity: Quantity, value: f64) -> String {
