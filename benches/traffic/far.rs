@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use distribute::{Cookie, Node, NodeName};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
 
 use crate::measure::resident_kib;
 use crate::options::RuntimeKind;
@@ -145,14 +146,17 @@ struct Server {
     arrived: Arc<AtomicU64>,
     raw: [quinn::Endpoint; 2],
     nodes: [Node; 2],
+    /// Ends with the server.
+    _tasks: JoinSet<()>,
 }
 
 impl Server {
     async fn start(secrets: &Secrets) -> Self {
         let arrived = Arc::new(AtomicU64::new(0));
         let raw = [QUINN_MTU, JUMBO_MTU].map(|mtu| Raw::new(secrets.identity.clone(), mtu).endpoint());
+        let mut tasks = JoinSet::new();
         for endpoint in &raw {
-            tokio::spawn(baseline::serve(endpoint.clone(), arrived.clone()));
+            tasks.spawn(baseline::serve(endpoint.clone(), arrived.clone()));
         }
         let nodes = [
             ours::start("far", &secrets.cookie, QUINN_MTU).await,
@@ -161,7 +165,7 @@ impl Server {
         for node in &nodes {
             ours::serve(node, &arrived);
         }
-        Self { begun: Instant::now(), arrived, raw, nodes }
+        Self { begun: Instant::now(), arrived, raw, nodes, _tasks: tasks }
     }
 
     fn places(&self) -> Places {

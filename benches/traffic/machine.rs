@@ -14,20 +14,25 @@ pub(crate) fn cpu() -> Duration {
     Duration::from_nanos(nanos.sum())
 }
 
-/// The CPUs that this process may use, as `taskset -c` takes them.
-pub(crate) fn allowed_cpus() -> String {
+/// The CPUs that this process may use.
+pub(crate) fn allowed_cpus() -> Vec<u32> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-    line.map_or_else(|| "0".to_owned(), |cpus| cpus.trim().to_owned())
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or_default();
+    list.trim().split(',').filter_map(range).flatten().collect()
 }
 
-/// Moves all threads of these processes to these CPUs; whether that was possible.
-pub(crate) fn place(processes: &[u32], cpus: &str) -> bool {
-    processes.iter().all(|process| {
-        let mut taskset = Command::new("taskset");
-        taskset.args(["--all-tasks", "--cpu-list", "--pid", cpus, &process.to_string()]);
-        taskset.stdout(Stdio::null()).status().is_ok_and(|status| status.success())
-    })
+/// One CPU, or some in a row: `3`, `0-7`.
+fn range(text: &str) -> Option<std::ops::RangeInclusive<u32>> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    Some(first.parse().ok()?..=last.parse().ok()?)
+}
+
+/// Moves all threads of a process to these CPUs; whether that was possible.
+pub(crate) fn place(process: u32, cpus: &[u32]) -> bool {
+    let cpus = cpus.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let mut taskset = Command::new("taskset");
+    taskset.args(["--all-tasks", "--cpu-list", "--pid", &cpus, &process.to_string()]);
+    taskset.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
 /// The machine in a line.

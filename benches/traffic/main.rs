@@ -9,8 +9,8 @@
 //!
 //! Each group of rows has some loads that take turns: in each round every load runs once for a fixed time, after it has
 //! run in. A figure is the median of the rounds, a ratio the median of the ratios within the rounds. The two ends are two
-//! processes, or one (`--processes one`); messages are counted where they arrive, calls where they were made. CPU is that
-//! of all processes, for each operation.
+//! processes on a CPU each (a multi-thread runtime is not placed), or one process (`--processes one`). Messages are counted
+//! where they arrive, calls where they were made. CPU is that of all processes, for each operation.
 //!
 //! The baseline is quinn with the same TLS provider, runtime, and kind of certificates, in the way that is fastest: small
 //! messages framed on one stream, written in batches of 64 KiB, split and counted at the far end, handed to nobody; large
@@ -30,7 +30,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use crate::far::{Far, Secrets};
-use crate::groups::{Ends, Group, PLANS, Plan};
+use crate::groups::{Group, PLANS, Placement, Plan};
 use crate::load::Sample;
 use crate::options::{Options, RuntimeKind, USAGE};
 use crate::report::Outcome;
@@ -80,6 +80,9 @@ struct Bench {
     options: Options,
     watchdog: Watchdog,
     begun: Instant,
+    /// All that may be used.
+    cpus: Vec<u32>,
+    /// Whether the program `taskset` is there, which moves a process to a CPU.
     can_place: bool,
     outcomes: Vec<Outcome>,
     notes: Vec<String>,
@@ -87,13 +90,14 @@ struct Bench {
 
 impl Bench {
     fn new(options: Options) -> Self {
-        let can_place = machine::place(&[std::process::id()], &machine::allowed_cpus());
-        let (outcomes, notes) = (Vec::new(), Vec::new());
-        Self { options, watchdog: Watchdog::start(), begun: Instant::now(), can_place, outcomes, notes }
+        let cpus = machine::allowed_cpus();
+        let can_place = machine::place(std::process::id(), &cpus);
+        let (watchdog, begun) = (Watchdog::start(), Instant::now());
+        Self { options, watchdog, begun, cpus, can_place, outcomes: Vec::new(), notes: Vec::new() }
     }
 
     fn run(mut self) -> ExitCode {
-        if self.options.pin && !self.can_place {
+        if self.options.placement == Some(Placement::Together) && !self.can_place {
             eprintln!("--pin needs the program taskset, which is not there or may not do that");
             return ExitCode::FAILURE;
         }
@@ -114,36 +118,44 @@ impl Bench {
     }
 
     async fn run_on(&mut self, kind: RuntimeKind) {
-        let secrets = Secrets::generate(kind);
-        let mut far = if self.options.two_processes { Far::in_a_process(&secrets) } else { Far::here(&secrets).await };
-        let whole_run = self.options.runtimes.len() == 1;
-        for plan in PLANS.iter().filter(|plan| whole_run || kind == RuntimeKind::Current || plan.on_multi) {
+        let is_only_runtime = self.options.runtimes.len() == 1;
+        for plan in PLANS.iter().filter(|plan| is_only_runtime || kind == RuntimeKind::Current || plan.on_multi) {
             if self.options.only.is_empty() || self.options.only.iter().any(|only| only == plan.name) {
-                self.run_group(plan, kind, &secrets, &mut far).await;
+                self.run_group(plan, kind).await;
             }
         }
     }
 
-    async fn run_group(&mut self, plan: &Plan, kind: RuntimeKind, secrets: &Secrets, far: &mut Far) {
-        let is_placed = plan.pinned || self.options.pin;
-        if is_placed && !self.can_place {
+    /// Each group has a far end of its own, so that no group finds another's memory.
+    async fn run_group(&mut self, plan: &Plan, kind: RuntimeKind) {
+        if plan.placement == Placement::Together && !self.can_place {
             self.notes.push(format!("{}: skipped, it needs the program taskset", plan.name));
             return;
         }
-        let everywhere = machine::allowed_cpus();
-        let processes: Vec<u32> = far.process().into_iter().chain([std::process::id()]).collect();
-        if is_placed {
-            let first = everywhere.split(['-', ',']).next().unwrap_or("0");
-            machine::place(&processes, first);
-        }
         self.watchdog.step(plan.name);
-        let places = far.places.clone();
-        let mut group = groups::build(plan.name, &Ends { secrets, places: &places }, far).await;
-        let samples = self.run_rounds(plan, kind, &group, far).await;
+        let secrets = Secrets::generate(kind);
+        let mut far = if self.options.two_processes { Far::in_a_process(&secrets) } else { Far::here(&secrets).await };
+        self.place(self.options.placement.unwrap_or(plan.placement), kind, &far);
+        let mut group = groups::build(plan.name, &secrets, &mut far).await;
+        let samples = self.run_rounds(plan, kind, &group, &mut far).await;
         self.notes.append(&mut group.notes);
         self.outcomes.extend(group.rows.iter().map(|row| Outcome::new(row, &group.contenders, &samples, kind)));
-        if is_placed {
-            machine::place(&processes, &everywhere);
+    }
+
+    /// Puts both ends where they belong.
+    fn place(&self, placement: Placement, kind: RuntimeKind, far: &Far) {
+        let (near, all) = (std::process::id(), &self.cpus[..]);
+        let apart = kind == RuntimeKind::Current && all.len() > 1 && far.process().is_some();
+        let (here, there) = match placement {
+            Placement::Apart if apart => (&all[..1], &all[1..2]),
+            Placement::Together => (&all[..1], &all[..1]),
+            Placement::Apart | Placement::Free => (all, all),
+        };
+        if self.can_place {
+            machine::place(near, here);
+            if let Some(far) = far.process() {
+                machine::place(far, there);
+            }
         }
     }
 
@@ -166,7 +178,12 @@ impl Bench {
 
     fn conditions(&self) -> String {
         let processes = if self.options.two_processes { "two processes" } else { "one process" };
-        let placed = if self.options.pin { " on one CPU" } else { "" };
+        let placed = match self.options.placement {
+            Some(Placement::Together) => " on one CPU",
+            Some(Placement::Free) => ", placed by the scheduler",
+            _ if self.can_place => "",
+            _ => ", placed by the scheduler (there is no taskset)",
+        };
         let (rounds, span) = (self.options.rounds, self.options.times().span.as_millis());
         format!("{}; {processes}{placed}; medians of {rounds} rounds of {span} ms", machine::describe())
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::groups::Placement;
 use crate::load::Times;
 
 pub(crate) const USAGE: &str = "\
@@ -15,6 +16,7 @@ usage: cargo bench --bench traffic -- [OPTIONS]
   --runtime current|multi  one kind of runtime instead of both
   --processes one|two      where the two ends are; the default is two
   --pin                    both ends on one CPU throughout
+  --free                   wherever the scheduler puts them throughout
   --json FILE              writes the results
   --svg FILE               draws the ratios";
 
@@ -48,7 +50,8 @@ pub(crate) struct Options {
     pub(crate) rounds: usize,
     pub(crate) runtimes: Vec<RuntimeKind>,
     pub(crate) two_processes: bool,
-    pub(crate) pin: bool,
+    /// Where the ends run, whatever a group says.
+    pub(crate) placement: Option<Placement>,
     pub(crate) json: Option<PathBuf>,
     pub(crate) svg: Option<PathBuf>,
 }
@@ -64,7 +67,7 @@ impl Options {
             rounds: 0,
             runtimes: Vec::new(),
             two_processes: true,
-            pin: false,
+            placement: None,
             json: None,
             svg: None,
         };
@@ -78,7 +81,8 @@ impl Options {
                 "--rounds" => rounds = Some(parse_rounds(&value()?)?),
                 "--runtime" => runtime = Some(parse_runtime(&value()?)?),
                 "--processes" => options.two_processes = parse_processes(&value()?)?,
-                "--pin" => options.pin = true,
+                "--pin" => options.placement = Some(Placement::Together),
+                "--free" => options.placement = Some(Placement::Free),
                 "--json" => options.json = Some(value()?.into()),
                 "--svg" => options.svg = Some(value()?.into()),
                 other => return Err(format!("unknown option {other}")),

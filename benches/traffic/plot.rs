@@ -125,7 +125,7 @@ impl Picture {
                 BAR - 1.0
             );
             self.y = y + BAR - 3.0;
-            self.text(LABELS + width + 6.0, "small", "start", &format!("{:.2}", ratio(outcome)));
+            self.text(WIDTH - RIGHT + 14.0, "small", "start", &format!("{:.2}", ratio(outcome)));
         }
         if let Some(target) = runtimes.iter().find_map(|runtime| target(of_row(runtime)?)) {
             self.line("target", scale.x(target), top - 3.0, top + height + 2.0);
