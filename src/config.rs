@@ -73,19 +73,15 @@ pub struct Config {
     pub call_streams: usize,
     /// Messages of their own stream that are written to one link at one time. Default 4, at most 8.
     pub bulk_streams: usize,
-    /// What one peer may send to one mailbox before the mailbox reads, in bytes; each message counts 64 bytes more than
-    /// its body. Default 64 KiB. It grows by itself while the mailbox is read as fast as messages come.
+    /// What one peer may send to one mailbox before the mailbox reads, in bytes; each message counts 128 bytes more than
+    /// its body. Default 16 KiB. It grows by itself while the mailbox is read as fast as messages come. A larger message
+    /// asks for credit first.
     pub lane_window: usize,
-    /// The same for mailboxes beyond [`lanes_unasked`](Self::lanes_unasked), at first. Default 4 KiB.
-    pub lane_window_min: usize,
     /// What that may grow to. Default 4 MiB, which fills 320 Mbit/s at 100 ms. A node bounds by
     /// [`window_budget`](Self::window_budget) and [`window_budget_total`](Self::window_budget_total) what all of them take.
     pub lane_window_max: usize,
-    /// To how many mailboxes of this node a peer may send before it must ask for credit. Default 32; with the window
-    /// this is what one peer can make this node hold unasked (2 MiB). The first message to each further mailbox waits a
-    /// round trip for its credit, and a first `try_send` says `Full`.
-    pub lanes_unasked: usize,
-    /// To how many mailboxes of this node one session may send. Default 16384; with the smallest window, 64 MiB. A peer's send to one more fails with
+    /// To how many mailboxes of this node one session may send. Default 8192: with the window this is what one peer can
+    /// make this node hold in mailboxes that nobody reads (128 MiB). A peer's send to one more fails with
     /// [`TooManyMailboxes`](crate::SendError::TooManyMailboxes) until one of them closes.
     pub lanes_max: usize,
     /// What the windows of one peer may grow by, all together, in bytes. Default 32 MiB. No mailbox gets more than an eighth
@@ -162,11 +158,9 @@ impl Default for Config {
             lanes: 8,
             call_streams: 2,
             bulk_streams: 4,
-            lane_window: 64 * KIB,
-            lane_window_min: 4 * KIB,
+            lane_window: 16 * KIB,
             lane_window_max: 4 * MIB,
-            lanes_unasked: 32,
-            lanes_max: 16 * 1024,
+            lanes_max: 8 * 1024,
             window_budget: 32 * MIB,
             window_budget_total: 256 * MIB,
             bulk_budget: 32 * MIB,
@@ -259,16 +253,10 @@ impl Config {
         check((1..=8).contains(&self.bulk_streams), "bulk_streams", "must be between 1 and 8")?;
         check((1024..=1 << 30).contains(&self.lane_window), "lane_window", "must be between 1 KiB and 1 GiB")?;
         check(
-            (1024..=self.lane_window).contains(&self.lane_window_min),
-            "lane_window_min",
-            "must be between 1 KiB and lane_window",
-        )?;
-        check(
             (self.lane_window..=1 << 30).contains(&self.lane_window_max),
             "lane_window_max",
             "must be between lane_window and 1 GiB",
         )?;
-        check(u32::try_from(self.lanes_unasked).is_ok(), "lanes_unasked", "must fit 32 bits")?;
         check(self.lanes_max > 0, "lanes_max", "must be above zero")?;
         check(u32::try_from(self.lanes_max).is_ok(), "lanes_max", "must fit 32 bits")?;
         check(

@@ -152,13 +152,11 @@ pub(crate) enum Control {
         seq: u64,
         limit: u64,
     },
-    /// A sender needs credit up to this limit; `first` says that the lane has the first credit. Of the requests of a
-    /// lane the one with the highest `seq` stands.
+    /// A sender needs credit up to this limit. Of the requests of a lane the one with the highest `seq` stands.
     Need {
         mailbox: u64,
         seq: u64,
         limit: u64,
-        first: bool,
     },
     /// A sender will not send beyond this limit, and hears no grant that was made before this.
     Return {
@@ -227,7 +225,7 @@ impl Control {
         let (kind, fields): (u8, &[u64]) = match &self {
             Self::Ready => (READY, &[]),
             Self::Grant { mailbox, seq, limit } => (GRANT, &[*mailbox, *seq, *limit]),
-            Self::Need { mailbox, seq, limit, first } => (NEED, &[*mailbox, *seq, *limit, u64::from(*first)]),
+            Self::Need { mailbox, seq, limit } => (NEED, &[*mailbox, *seq, *limit]),
             Self::Return { mailbox, seq, limit } => (RETURN, &[*mailbox, *seq, *limit]),
             Self::Closed { mailbox } => (CLOSED, &[*mailbox]),
             Self::Short { seq, on } => (SHORT, &[*seq, u64::from(*on)]),
@@ -264,7 +262,6 @@ impl Control {
                 mailbox: take_varint(&mut body)?,
                 seq: take_varint(&mut body)?,
                 limit: take_varint(&mut body)?,
-                first: take_flag(&mut body)?,
             },
             CLOSED => Self::Closed { mailbox: take_varint(&mut body)? },
             SHORT => Self::Short { seq: take_varint(&mut body)?, on: take_flag(&mut body)? },
@@ -538,9 +535,8 @@ pub(crate) struct Hello {
     pub(crate) ended: u64,
     /// The receiver's own count, as the sender last saw it.
     pub(crate) seen_ended: u64,
-    /// Credit that each of the first `first_lanes` mailboxes has without asking, in bytes.
+    /// What each mailbox of the sender may be sent without asking, in bytes.
     pub(crate) first_credit: u32,
-    pub(crate) first_lanes: u32,
     /// To how many mailboxes of the sender one session may send.
     pub(crate) lanes_max: u32,
     pub(crate) mode: Mode,
@@ -577,7 +573,6 @@ impl Hello {
             body.extend_from_slice(&value.to_be_bytes());
         }
         body.extend_from_slice(&self.first_credit.to_be_bytes());
-        body.extend_from_slice(&self.first_lanes.to_be_bytes());
         body.extend_from_slice(&self.lanes_max.to_be_bytes());
         body.push(match self.mode {
             Mode::Cookie => 1,
@@ -627,7 +622,6 @@ impl Hello {
             ended: take_be64(&mut body)?,
             seen_ended: take_be64(&mut body)?,
             first_credit: take_be32(&mut body)?,
-            first_lanes: take_be32(&mut body)?,
             lanes_max: take_be32(&mut body)?,
             mode: match take_u8(&mut body)? {
                 1 => Mode::Cookie,
@@ -961,7 +955,7 @@ mod tests {
     fn a_hello_of_the_next_version_is_understood() {
         let hello = Hello { minor: MINOR + 1, capabilities: u64::MAX, codecs: vec![1, 99], ..full_hello() };
         let mut body = split_one(&Any::Hello(hello.clone()).encoded()).body.to_vec();
-        let flags_at = body.len() - 32 - 1 - 12 - 24 - 1;
+        let flags_at = body.len() - 32 - 1 - 8 - 24 - 1;
         assert_eq!(body[flags_at], 0b11);
         body[flags_at] = 0xff;
         body.extend_from_slice(b"what nobody knows yet");
@@ -1017,7 +1011,8 @@ mod tests {
     #[test]
     fn values_out_of_range_are_refused() {
         let control = |kind, body: &[u8]| Control::decode(Frame { kind, body: Bytes::copy_from_slice(body) });
-        assert_eq!(control(NEED, &[1, 1, 1, 2]), Err(WireError::Value("flag")));
+        assert_eq!(control(SHORT, &[1, 2]), Err(WireError::Value("flag")));
+        assert_eq!(control(REFUSED, &[0, 1]), Err(WireError::Value("reason")));
         assert_eq!(control(STOP, &[0xc0, 0, 0, 1, 0, 0, 0, 0, 1]), Err(WireError::Value("a 32-bit number")));
         let call = |kind, body: &[u8]| CallFrame::decode(Frame { kind, body: Bytes::copy_from_slice(body) });
         assert_eq!(call(ANSWER, &[1, STATUSES.len() as u8]), Err(WireError::Value("status")));
@@ -1234,21 +1229,20 @@ mod tests {
             CallFrame::Answer { id: 9, status: Status::Answered, schema: Some(schema.clone()), body: body.clone() };
         vec![
             (
-                "0140904453544200000101020304050607080000000000000000010000000201020470726f640b6140686f73743a3433\
-                 373002040a00000211120620010db8000000000000000000000001005003000000000000000600000000000000070000\
-                 000000000008000100000000040000001000010101010101010101010101010101010101010101010101010101010101010101",
+                "01408c4453544200000101020304050607080000000000000000010000000201020470726f640b6140686f73743a343337\
+                 3002040a00000211120620010db80000000000000000000000010050030000000000000006000000000000000700000000\
+                 000000080001000000001000010101010101010101010101010101010101010101010101010101010101010101",
                 Any::Hello(full_hello()),
             ),
             (
-                "014074445354420000020102030405060708000000000000000001000000000470726f640b6140686f73743a343337300000\
-                 0000000000000006000000000000000700000000000000080001000000000400000010000301010101010101010101010101\
-                 01010101010101010101010101010101010101",
+                "014070445354420000020102030405060708000000000000000001000000000470726f640b6140686f73743a3433373000\
+                 00000000000000000600000000000000070000000000000008000100000000100003010101010101010101010101010101\
+                 0101010101010101010101010101010101",
                 Any::Hello(bare_hello()),
             ),
             ("0200", Any::Control(Control::Ready)),
             ("0306050280100000", Any::Control(Control::Grant { mailbox: 5, seq: 2, limit: 1 << 20 })),
-            ("04050502406400", Any::Control(Control::Need { mailbox: 5, seq: 2, limit: 100, first: false })),
-            ("04050502406401", Any::Control(Control::Need { mailbox: 5, seq: 2, limit: 100, first: true })),
+            ("040405024064", Any::Control(Control::Need { mailbox: 5, seq: 2, limit: 100 })),
             ("050105", Any::Control(Control::Closed { mailbox: 5 })),
             ("0608c000010000000000", Any::Control(Control::Ping { seq: 1 << 40 })),
             ("070101", Any::Control(Control::Pong { seq: 1 })),
@@ -1300,7 +1294,6 @@ mod tests {
             ended: 7,
             seen_ended: 8,
             first_credit: 65_536,
-            first_lanes: 1_024,
             lanes_max: 4_096,
             mode: Mode::Cookie,
             proof: [1; 32],
@@ -1348,16 +1341,19 @@ mod tests {
     }
 
     fn control() -> impl Strategy<Value = Control> {
-        (0..9u8, number(), number(), number(), any::<(u32, bool)>()).prop_map(
-            |(kind, mailbox, seq, limit, (code, first))| match kind {
+        (0..12u8, number(), number(), number(), any::<(u32, bool)>()).prop_map(
+            |(kind, mailbox, seq, limit, (code, on))| match kind {
                 0 => Control::Ready,
                 1 => Control::Grant { mailbox, seq, limit },
-                2 => Control::Need { mailbox, seq, limit, first },
+                2 => Control::Need { mailbox, seq, limit },
                 3 => Control::Return { mailbox, seq, limit },
                 4 => Control::Closed { mailbox },
                 5 => Control::Ping { seq },
                 6 => Control::Pong { seq },
-                7 => Control::Stop { code: Code(code), streams: limit },
+                7 => Control::Short { seq, on },
+                8 => Control::Spare,
+                9 => Control::Refused { reason: Unreadable::ALL[code as usize % 3], messages: limit },
+                10 => Control::Stop { code: Code(code), streams: limit },
                 _ => Control::Stopped,
             },
         )
@@ -1394,7 +1390,7 @@ mod tests {
     fn hello() -> impl Strategy<Value = Hello> {
         let address = (any::<std::net::IpAddr>(), any::<u16>()).prop_map(std::net::SocketAddr::from);
         (
-            (any::<u16>(), any::<u8>(), any::<[u64; 5]>(), any::<[u32; 4]>()),
+            (any::<u16>(), any::<u8>(), any::<[u64; 5]>(), any::<[u32; 3]>()),
             (vec(any::<u8>(), 0..=CODECS_MAX), "[a-z.]{0,64}", "[a-z]{1,20}@[a-z]{1,20}"),
             (vec(address, 0..=ADDRESSES_MAX), any::<[bool; 2]>(), 0..3usize, any::<[u8; 32]>()),
         )
@@ -1414,8 +1410,7 @@ mod tests {
                     ended: longs[3],
                     seen_ended: longs[4],
                     first_credit: ints[1],
-                    first_lanes: ints[2],
-                    lanes_max: ints[3],
+                    lanes_max: ints[2],
                     mode: [Mode::Cookie, Mode::Pki, Mode::Both][mode],
                     proof,
                 },

@@ -705,7 +705,7 @@ impl Carrier {
             // READY was read by the greeting, where it belongs; a dialler is sent none.
             Control::Ready => return Err(Code::PROTOCOL),
             Control::Grant { mailbox, seq, limit } => session.granted(Grant { mailbox, seq, limit }),
-            Control::Need { mailbox, seq, limit, first } => session.need(mailbox, seq, limit, first)?,
+            Control::Need { mailbox, seq, limit } => session.need(mailbox, seq, limit)?,
             Control::Return { mailbox, seq, limit } => session.returned(mailbox, seq, limit)?,
             Control::Closed { mailbox } => session.mailbox_closed(mailbox),
             Control::Short { seq, on } => session.peer_is_short(Short { seq, on }),

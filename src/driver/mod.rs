@@ -157,7 +157,6 @@ impl Shared {
             addresses: self.addresses.clone(),
             flags: self.flags,
             first_credit: self.config.lane_window as u32,
-            first_lanes: self.config.lanes_unasked as u32,
             lanes_max: self.config.lanes_max as u32,
         }
     }

@@ -236,9 +236,7 @@ impl Session {
         let config: &Config = &shared.config;
         let limits = InboundLimits {
             window: config.lane_window as u64,
-            window_min: config.lane_window_min as u64,
             window_max: config.lane_window_max as u64,
-            first_lanes: config.lanes_unasked as u64,
             lanes_max: config.lanes_max,
             message_max: config.message_max as u64,
             windows_max: config.window_budget as u64,
@@ -257,13 +255,7 @@ impl Session {
             lanes: config.lanes,
             call_streams: config.call_streams,
             out: Mutex::new(Out {
-                lanes: Outbound::new(
-                    peer.first_credit.into(),
-                    peer.first_lanes.into(),
-                    peer.lanes_max as usize,
-                    buffer,
-                    buffer,
-                ),
+                lanes: Outbound::new(peer.first_credit.into(), peer.lanes_max as usize, buffer, buffer),
                 schemas: Vec::new(),
                 schema_ids: HashMap::new(),
                 channels: (0..config.lanes + config.call_streams).map(|_| Buffer::default()).collect(),
@@ -705,14 +697,14 @@ impl Session {
         self.settle(out);
     }
 
-    pub(crate) fn need(&self, mailbox: u64, seq: u64, limit: u64, first: bool) -> Result<(), Code> {
+    pub(crate) fn need(&self, mailbox: u64, seq: u64, limit: u64) -> Result<(), Code> {
         let Some(shared) = self.shared.upgrade() else { return Ok(()) };
         let needed = self.with_lanes(|lanes, pool, grants| {
             // Looked up under the lock of the lanes, because a mailbox that closes is forgotten there after it is gone here.
             if shared.mailboxes.inbox(mailbox).is_none() {
                 return Ok(lanes.refuse(mailbox));
             }
-            grants.extend(lanes.need(mailbox, seq, limit, first, pool)?);
+            grants.extend(lanes.need(mailbox, seq, limit, pool)?);
             Ok(false)
         });
         match needed {
@@ -828,8 +820,8 @@ impl Session {
                         carrier.signal_control();
                     }
                 }
-                lanes::Output::Need { mailbox, seq, limit, first } => {
-                    out.needs.insert(mailbox, Control::Need { mailbox, seq, limit, first });
+                lanes::Output::Need { mailbox, seq, limit } => {
+                    out.needs.insert(mailbox, Control::Need { mailbox, seq, limit });
                     if let Some(carrier) = &out.carrier {
                         carrier.signal_control();
                     }

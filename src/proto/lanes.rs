@@ -9,9 +9,9 @@
 //! mailbox that nobody reads stops only its own senders, and readers never stop. Each message costs its body and
 //! [`MESSAGE_COST`].
 //!
-//! The first lanes of a session start with a first credit; later ones, and messages above their credit, ask first. Those
-//! begin with a small window, which is always granted, so that mailboxes which nobody reads cost little. Whoever asks while
-//! its mailbox is read promptly has too small a window for the path, and gets twice that.
+//! A lane starts with a small credit, which needs no asking and is always kept up, so a mailbox that nobody reads costs
+//! little. Whoever needs more asks; and if the mailbox is read promptly meanwhile, the window was too small for the path, and
+//! doubles.
 //!
 //! What windows grow by comes out of two budgets, the session's and the node's ([`Pool`]), and no lane gets more than an
 //! eighth of what is free: the dynamic thresholds of [Choudhury and Hahne 1998]. A message that is larger than its lane's
@@ -30,8 +30,9 @@ use std::collections::{HashSet, VecDeque};
 pub(crate) use self::inbound::{Inbound, InboundLimits, Pool};
 pub(crate) use self::outbound::{Accepted, Offer, Offered, Outbound, Output, Ticket};
 
-/// What a message costs beside its body: about what it takes in a queue. It bounds the number of small messages.
-pub(crate) const MESSAGE_COST: u64 = 64;
+/// What a message costs beside its body, in bytes: its place in a queue that may be half empty, and its allocation. It
+/// bounds the number of small messages.
+pub(crate) const MESSAGE_COST: u64 = 128;
 
 /// Says whether a message of that many bytes travels on a stream of its own.
 pub(crate) fn is_bulk(body: usize, bulk_from: usize) -> bool {

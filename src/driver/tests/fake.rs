@@ -79,7 +79,6 @@ impl Fake {
             ended: 0,
             seen_ended: 0,
             first_credit: 64 << 10,
-            first_lanes: 1024,
             lanes_max: 16 << 10,
             mode: Mode::Cookie,
             proof: [0; 32],

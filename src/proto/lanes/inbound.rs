@@ -16,14 +16,10 @@ const PART: u64 = 8;
 /// How much a session's receiving side may hold.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct InboundLimits {
-    /// What one of the first lanes may send without asking, and is always kept supplied with, in bytes.
+    /// What a lane may send without asking, and is always kept supplied with, in bytes.
     pub(crate) window: u64,
-    /// The same for the other lanes, once they have asked.
-    pub(crate) window_min: u64,
     /// What a lane's window may grow to, in bytes.
     pub(crate) window_max: u64,
-    /// How many lanes may use the first window without asking.
-    pub(crate) first_lanes: u64,
     /// All lanes of the session.
     pub(crate) lanes_max: usize,
     /// The largest body.
@@ -101,7 +97,6 @@ pub(crate) struct Inbound<T> {
     /// What the session is called in the pool.
     session: u64,
     limits: InboundLimits,
-    first_lanes: u64,
     lanes: BySerial<RecvLane<T>>,
     windows: Budget,
     large: Budget,
@@ -116,10 +111,6 @@ pub(crate) struct Inbound<T> {
 
 #[derive(Debug)]
 struct RecvLane<T> {
-    /// One of the first, which need not ask.
-    first: bool,
-    /// What it is always supplied with, beside the budgets.
-    base: u64,
     next: u64,
     /// What came early: behind a message that is still on its way on another stream or link.
     early: BTreeMap<u64, T>,
@@ -137,19 +128,17 @@ struct RecvLane<T> {
 }
 
 impl<T> RecvLane<T> {
-    fn new(base: u64, first: bool) -> Self {
+    fn new(window: u64) -> Self {
         let early = BTreeMap::new();
         Self {
-            first,
-            base,
             next: 0,
             early,
             received: 0,
             consumed: 0,
-            limit: if first { base } else { 0 },
+            limit: window,
             asked: 0,
             seq: 0,
-            window: base,
+            window,
             windowed: 0,
             large: 0,
         }
@@ -157,23 +146,14 @@ impl<T> RecvLane<T> {
 }
 
 /// What an ended session leaves behind: a side that takes nothing.
-const NOTHING: InboundLimits = InboundLimits {
-    window: 0,
-    window_min: 0,
-    window_max: 0,
-    first_lanes: 0,
-    lanes_max: 0,
-    message_max: 0,
-    windows_max: 0,
-    large_max: 0,
-};
+const NOTHING: InboundLimits =
+    InboundLimits { window: 0, window_max: 0, lanes_max: 0, message_max: 0, windows_max: 0, large_max: 0 };
 
 impl<T> Inbound<T> {
     pub(crate) fn new(session: u64, limits: InboundLimits) -> Self {
         Self {
             session,
             limits,
-            first_lanes: limits.first_lanes,
             lanes: BySerial::default(),
             windows: Budget::new(limits.windows_max),
             large: Budget::new(limits.large_max),
@@ -197,12 +177,11 @@ impl<T> Inbound<T> {
         item: T,
         ready: &mut Vec<T>,
     ) -> Result<(), Violation> {
+        let is_full = self.lanes.len() >= self.limits.lanes_max;
         let lane = match self.lanes.entry(mailbox) {
             Entry::Occupied(lane) => lane.into_mut(),
-            Entry::Vacant(place) => {
-                self.first_lanes = self.first_lanes.checked_sub(1).ok_or(Violation::Credit)?;
-                place.insert(RecvLane::new(self.limits.window, true))
-            }
+            Entry::Vacant(_) if is_full => return Err(Violation::Lanes),
+            Entry::Vacant(place) => place.insert(RecvLane::new(self.limits.window)),
         };
         let received = lane.received + body as u64 + MESSAGE_COST;
         if received > lane.limit {
@@ -241,22 +220,14 @@ impl<T> Inbound<T> {
         mailbox: u64,
         seq: u64,
         limit: u64,
-        first: bool,
         pool: &mut Pool,
     ) -> Result<Option<Grant>, Violation> {
-        if !self.lanes.contains_key(&mailbox) {
-            if self.lanes.len() >= self.limits.lanes_max {
-                return Err(Violation::Lanes);
-            }
-            // The sender says it, because a message of a lane may overtake what another lane asks.
-            if first {
-                self.first_lanes = self.first_lanes.checked_sub(1).ok_or(Violation::Credit)?;
-            }
-            let limits = &self.limits;
-            let lane = if first { RecvLane::new(limits.window, true) } else { RecvLane::new(limits.window_min, false) };
-            self.lanes.insert(mailbox, lane);
-        }
-        let lane = self.lanes.get_mut(&mailbox).expect("inserted above");
+        let is_full = self.lanes.len() >= self.limits.lanes_max;
+        let lane = match self.lanes.entry(mailbox) {
+            Entry::Occupied(lane) => lane.into_mut(),
+            Entry::Vacant(_) if is_full => return Err(Violation::Lanes),
+            Entry::Vacant(place) => place.insert(RecvLane::new(self.limits.window)),
+        };
         if limit > lane.limit + self.limits.message_max + MESSAGE_COST {
             return Err(Violation::TooLarge);
         }
@@ -270,7 +241,7 @@ impl<T> Inbound<T> {
             return Ok(Some(Grant { mailbox, seq, limit: lane.limit }));
         }
         // The sender has used up a window, and what came of it has been read: the path is longer than the window.
-        if lane.limit > 0 && lane.received - lane.consumed <= lane.window / 4 {
+        if lane.received - lane.consumed <= lane.window / 4 {
             lane.window = (2 * lane.window).min(self.limits.window_max.max(lane.window));
         }
         Ok(self.supply(mailbox, pool))
@@ -321,7 +292,7 @@ impl<T> Inbound<T> {
     /// Takes back what a lane no longer has beyond its window, of at least that size, and grants it to who waits.
     fn settle(&mut self, mailbox: u64, window: u64, pool: &mut Pool, grants: &mut Vec<Grant>) {
         let Some(lane) = self.lanes.get(&mailbox) else { return };
-        let beyond = (lane.limit - lane.consumed).saturating_sub(lane.base);
+        let beyond = (lane.limit - lane.consumed).saturating_sub(self.limits.window);
         let windowed = lane.windowed.max(window).min(beyond);
         let large = beyond - windowed;
         let frees = large < lane.large;
@@ -362,8 +333,9 @@ impl<T> Inbound<T> {
     /// held goes to who waits.
     pub(crate) fn close(&mut self, mailbox: u64, pool: &mut Pool, grants: &mut Vec<Grant>) -> bool {
         self.hold(mailbox, 0, 0, pool);
-        let Some(lane) = self.lanes.remove(&mailbox) else { return false };
-        self.first_lanes += u64::from(lane.first);
+        if self.lanes.remove(&mailbox).is_none() {
+            return false;
+        }
         self.asks.retain(|waiting| *waiting != mailbox);
         self.supply_waiting(pool, grants);
         self.refused.insert(mailbox)
@@ -409,10 +381,10 @@ impl<T> Inbound<T> {
     fn supply_window(&mut self, mailbox: u64, pool: &mut Pool) -> Option<Grant> {
         let part = self.windows.part().min(pool.windows.part());
         let lane = self.lanes.get_mut(&mailbox)?;
-        let wanted = lane.window - lane.base;
+        let wanted = lane.window - self.limits.window;
         self.pressed |= part < wanted && lane.windowed < wanted;
         let windowed = wanted.min(part).max(lane.windowed);
-        let limit = lane.consumed + lane.base + windowed;
+        let limit = lane.consumed + self.limits.window + windowed;
         if limit <= lane.limit {
             return None;
         }
@@ -428,7 +400,7 @@ impl<T> Inbound<T> {
         if lane.asked <= lane.limit {
             return grant;
         }
-        let window = lane.consumed + lane.base + lane.windowed;
+        let window = lane.consumed + self.limits.window + lane.windowed;
         // Beyond the window goes only one message that is larger than it, once all before it is read: else a mailbox that
         // nobody reads would take the budget of all others.
         let one_beyond = window + self.limits.message_max + MESSAGE_COST;
@@ -474,7 +446,7 @@ impl<T> Inbound<T> {
         assert_eq!(self.large.used, self.lanes.values().map(|lane| lane.large).sum::<u64>());
         assert!(self.large.used <= self.limits.large_max + one, "large messages hold {}", self.large.used);
         for lane in self.lanes.values() {
-            assert!(lane.limit - lane.consumed <= lane.base + lane.windowed + lane.large, "{}", lane.limit);
+            assert!(lane.limit - lane.consumed <= self.limits.window + lane.windowed + lane.large, "{}", lane.limit);
             assert!(lane.received - lane.consumed <= self.limits.window_max + one, "a lane holds too much");
         }
     }

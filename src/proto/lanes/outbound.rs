@@ -63,12 +63,11 @@ pub(crate) struct Offer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Output<T> {
     Write(Accepted<T>),
-    /// Ask the peer for credit up to the limit; `first` says that the lane has the first credit.
+    /// Ask the peer for credit up to the limit.
     Need {
         mailbox: u64,
         seq: u64,
         limit: u64,
-        first: bool,
     },
     /// Give credit back that nobody waits to use, because others wait.
     Return {
@@ -87,8 +86,6 @@ pub(crate) enum Output<T> {
 #[derive(Debug)]
 pub(crate) struct Outbound<T> {
     first_credit: u64,
-    /// How many more lanes may use the first credit.
-    first_lanes: u64,
     lanes_max: usize,
     lanes: BySerial<SendLane<T>>,
     closed: Recent,
@@ -107,8 +104,6 @@ pub(crate) struct Outbound<T> {
 
 #[derive(Debug)]
 struct SendLane<T> {
-    /// Started with the first credit, so its end gives that place back.
-    free: bool,
     next: u64,
     sent: u64,
     limit: u64,
@@ -136,13 +131,11 @@ impl Room {
 }
 
 impl<T> Outbound<T> {
-    /// A session whose peer takes messages for `lanes_max` mailboxes, and grants the first `first_lanes` of them
-    /// `first_credit` bytes each. Up to `small_max` and `bulk_max` bytes, and one message more, wait between acceptance and
+    /// A session whose peer takes messages for `lanes_max` mailboxes, and grants each `first_credit` bytes unasked. Up to `small_max` and `bulk_max` bytes, and one message more, wait between acceptance and
     /// the socket.
-    pub(crate) fn new(first_credit: u64, first_lanes: u64, lanes_max: usize, small_max: u64, bulk_max: u64) -> Self {
+    pub(crate) fn new(first_credit: u64, lanes_max: usize, small_max: u64, bulk_max: u64) -> Self {
         Self {
             first_credit,
-            first_lanes,
             lanes_max,
             lanes: BySerial::default(),
             closed: Recent::new(CLOSED_REMEMBERED),
@@ -164,11 +157,7 @@ impl<T> Outbound<T> {
             Entry::Occupied(lane) => lane.into_mut(),
             Entry::Vacant(_) if self.closed.contains(mailbox) => return Offered::Closed,
             Entry::Vacant(_) if lanes >= self.lanes_max => return Offered::TooMany,
-            Entry::Vacant(place) => {
-                let free = self.first_lanes > 0;
-                self.first_lanes -= u64::from(free);
-                place.insert(SendLane::new(free, if free { self.first_credit } else { 0 }))
-            }
+            Entry::Vacant(place) => place.insert(SendLane::new(self.first_credit)),
         };
         let cost = body as u64 + MESSAGE_COST;
         let room = if bulk { &mut self.bulk } else { &mut self.small };
@@ -221,7 +210,7 @@ impl<T> Outbound<T> {
             self.short = short;
             if short.on {
                 let rich: Vec<_> = self.rich.iter().copied().collect();
-                rich.into_iter().for_each(|mailbox| self.give_back(mailbox, self.first_credit, outputs));
+                rich.into_iter().for_each(|mailbox| self.give_back(mailbox, outputs));
             }
         }
     }
@@ -235,26 +224,23 @@ impl<T> Outbound<T> {
             self.hand = mailbox + 1;
             let Some(lane) = self.lanes.get_mut(&mailbox) else { continue };
             if !std::mem::take(&mut lane.active) {
-                self.give_back(mailbox, 0, outputs);
+                self.give_back(mailbox, outputs);
             }
         }
     }
 
-    /// Gives back what a lane has beyond its first credit and what it may keep, unless somebody waits to use it.
-    fn give_back(&mut self, mailbox: u64, keep: u64, outputs: &mut Vec<Output<T>>) {
+    /// Gives back what a lane has beyond the first credit, unless somebody waits to use it.
+    fn give_back(&mut self, mailbox: u64, outputs: &mut Vec<Output<T>>) {
         let Some(lane) = self.lanes.get_mut(&mailbox) else { return };
-        let base = if lane.free { self.first_credit } else { 0 };
-        let kept = lane.sent.saturating_add(keep.max(base));
-        if lane.limit > kept && lane.waiting.is_empty() {
+        let kept = lane.sent + self.first_credit;
+        if lane.limit <= kept {
+            self.rich.remove(&mailbox);
+        } else if lane.waiting.is_empty() {
             lane.limit = kept;
             lane.asked = kept;
             lane.seq += 1;
             lane.returned = lane.seq;
             outputs.push(Output::Return { mailbox, seq: lane.seq, limit: kept });
-        }
-        if lane.limit > lane.sent + base {
-            self.rich.insert(mailbox);
-        } else {
             self.rich.remove(&mailbox);
         }
     }
@@ -265,7 +251,6 @@ impl<T> Outbound<T> {
         self.blocked.remove(&mailbox);
         self.rich.remove(&mailbox);
         if let Some(lane) = self.lanes.remove(&mailbox) {
-            self.first_lanes += u64::from(lane.free);
             outputs.extend(lane.waiting.into_iter().map(|(ticket, _, _, item)| Output::Refused { ticket, item }));
         }
     }
@@ -305,14 +290,19 @@ impl<T> Outbound<T> {
             let number = lane.accept(room, cost);
             outputs.push(Output::Write(Accepted { ticket, mailbox, number, bulk, item }));
         }
-        self.give_back(mailbox, if self.short.on { self.first_credit } else { u64::MAX }, outputs);
+        if lane.limit > lane.sent + self.first_credit {
+            self.rich.insert(mailbox);
+        }
+        if self.short.on {
+            self.give_back(mailbox, outputs);
+        }
     }
 }
 
 impl<T> SendLane<T> {
-    fn new(free: bool, limit: u64) -> Self {
+    fn new(limit: u64) -> Self {
         let waiting = VecDeque::new();
-        Self { free, next: 0, sent: 0, limit, asked: limit, active: true, seq: 0, returned: 0, waiting }
+        Self { next: 0, sent: 0, limit, asked: limit, active: true, seq: 0, returned: 0, waiting }
     }
 
     fn accept(&mut self, room: &mut Room, cost: u64) -> u64 {
@@ -328,7 +318,7 @@ impl<T> SendLane<T> {
         if limit > self.limit && limit > self.asked {
             self.asked = limit;
             self.seq += 1;
-            outputs.push(Output::Need { mailbox, seq: self.seq, limit, first: self.free });
+            outputs.push(Output::Need { mailbox, seq: self.seq, limit });
         }
     }
 }

@@ -7,9 +7,7 @@ use super::*;
 
 const LIMITS: InboundLimits = InboundLimits {
     window: 1000,
-    window_min: 300,
     window_max: 4000,
-    first_lanes: 3,
     lanes_max: 8,
     message_max: 5000,
     windows_max: 64_000,
@@ -44,7 +42,7 @@ impl std::ops::DerefMut for Sender {
 }
 
 fn outbound() -> Sender {
-    Sender(Outbound::new(LIMITS.window, LIMITS.first_lanes, 100, 10_000, 10_000))
+    Sender(Outbound::new(LIMITS.window, 100, 10_000, 10_000))
 }
 
 #[test]
@@ -55,7 +53,7 @@ fn the_last_byte_of_credit_is_used_and_one_more_waits() {
     assert!(matches!(lanes.offer(offer(1, fits, false), &mut out), Offered::Accepted(0)));
     assert_eq!(out, []);
     assert_eq!(lanes.offer(offer(2, fits + 1, false), &mut out), Offered::Full);
-    assert_eq!(out, [Output::Need { mailbox: 2, seq: 1, limit: LIMITS.window + 1, first: true }]);
+    assert_eq!(out, [Output::Need { mailbox: 2, seq: 1, limit: LIMITS.window + 1 }]);
 }
 
 #[test]
@@ -103,7 +101,7 @@ fn a_closed_mailbox_refuses_who_waits_and_who_comes() {
 #[test]
 fn a_full_buffer_holds_back_and_its_emptying_lets_go() {
     let mut out = Vec::new();
-    let mut lanes = Sender(Outbound::new(1_000_000, 100, 100, 100, 100));
+    let mut lanes = Sender(Outbound::new(1_000_000, 100, 100, 100));
     assert!(matches!(lanes.offer(offer(1, 500, true), &mut out), Offered::Accepted(_)), "one always fits");
     let Offered::Waits(_) = lanes.offer(offer(2, 7, true), &mut out) else { panic!() };
     let bulk = Offer { bulk: true, ..offer(3, 9, true) };
@@ -114,22 +112,9 @@ fn a_full_buffer_holds_back_and_its_emptying_lets_go() {
 }
 
 #[test]
-fn lanes_beyond_the_first_ask_before_they_send() {
-    let mut out = Vec::new();
-    let mut lanes = outbound();
-    for mailbox in 0..LIMITS.first_lanes {
-        assert!(matches!(lanes.offer(offer(mailbox, 1, false), &mut out), Offered::Accepted(_)));
-    }
-    assert_eq!(lanes.offer(offer(9, 1, false), &mut out), Offered::Full);
-    assert_eq!(out, [Output::Need { mailbox: 9, seq: 1, limit: 1 + MESSAGE_COST, first: false }]);
-    lanes.closed(0, &mut out);
-    assert!(matches!(lanes.offer(offer(10, 1, false), &mut out), Offered::Accepted(_)), "a place came free");
-}
-
-#[test]
 fn a_lane_too_many_is_refused_before_it_is_sent() {
     let mut out = Vec::new();
-    let mut lanes = Sender(Outbound::new(LIMITS.window, LIMITS.first_lanes, 2, 10_000, 10_000));
+    let mut lanes = Sender(Outbound::new(LIMITS.window, 2, 10_000, 10_000));
     for mailbox in [1, 2] {
         assert!(matches!(lanes.offer(offer(mailbox, 1, false), &mut out), Offered::Accepted(_)));
     }
@@ -178,7 +163,7 @@ fn idle_windows_go_back_when_the_peer_is_pressed() {
         })
         .collect();
     let kept = 1 + MESSAGE_COST + LIMITS.window;
-    assert_eq!(returned, [(1, kept), (3, kept), (4, 0)], "the last has no first credit");
+    assert_eq!(returned, [(1, kept), (3, kept), (4, kept)]);
 }
 
 /// A receiving side with a pool that never runs short.
@@ -199,8 +184,8 @@ impl Receiver {
         self.lanes.receive(mailbox, number, body, body, &mut self.ready)
     }
 
-    fn need(&mut self, mailbox: u64, seq: u64, limit: u64, first: bool) -> Result<Option<Grant>, Violation> {
-        self.lanes.need(mailbox, seq, limit, first, &mut self.pool)
+    fn need(&mut self, mailbox: u64, seq: u64, limit: u64) -> Result<Option<Grant>, Violation> {
+        self.lanes.need(mailbox, seq, limit, &mut self.pool)
     }
 
     fn consumed(&mut self, mailbox: u64, body: usize) -> Vec<Grant> {
@@ -218,14 +203,14 @@ fn what_breaks_the_rules_is_a_violation() {
     assert_eq!(side.receive(2, 0, fits + 1), Err(Violation::Credit));
     assert_eq!(side.receive(3, 5, 1), Ok(()));
     assert_eq!(side.receive(3, 5, 1), Err(Violation::Repeated));
-    assert_eq!(side.receive(4, 0, 1), Err(Violation::Credit), "the first lanes are used up");
     assert_eq!(side.lanes.finish(), Err(Violation::Gap));
     let too_large = LIMITS.window + LIMITS.message_max + MESSAGE_COST + 1;
-    assert_eq!(side.need(1, 1, too_large, true), Err(Violation::TooLarge));
+    assert_eq!(side.need(1, 1, too_large), Err(Violation::TooLarge));
     for mailbox in 10..10 + (LIMITS.lanes_max as u64 - 3) {
-        assert!(side.need(mailbox, 1, 1, false).is_ok());
+        assert!(side.need(mailbox, 1, 1).is_ok());
     }
-    assert_eq!(side.need(99, 1, 1, false), Err(Violation::Lanes));
+    assert_eq!(side.receive(99, 0, 1), Err(Violation::Lanes));
+    assert_eq!(side.need(99, 1, 1), Err(Violation::Lanes));
 }
 
 #[test]
@@ -233,7 +218,7 @@ fn a_mailbox_that_nobody_reads_gets_no_more_than_its_window() {
     let mut side = Receiver::new(LIMITS);
     assert_eq!(side.receive(1, 0, 500), Ok(()));
     let full = 500 + MESSAGE_COST + 500 + MESSAGE_COST;
-    assert_eq!(side.need(1, 1, full, true), Ok(None), "it holds a message, and the second exceeds the window");
+    assert_eq!(side.need(1, 1, full), Ok(None), "it holds a message, and the second exceeds the window");
     assert_eq!(side.consumed(1, 500), [Grant { mailbox: 1, seq: 1, limit: 500 + MESSAGE_COST + LIMITS.window }]);
 }
 
@@ -248,21 +233,20 @@ fn a_window_grows_while_it_is_used_up_and_read_and_not_beyond_its_bound() {
         assert_eq!(side.receive(1, seq - 1, body), Ok(()));
         sent = granted;
         let grant = side.consumed(1, body).pop().expect("a window was read");
-        granted = side.need(1, seq, grant.limit + 1, true).unwrap().expect("a window and a byte").limit;
+        granted = side.need(1, seq, grant.limit + 1).unwrap().expect("a window and a byte").limit;
         windows.push(side.lanes.window(1));
     }
     assert_eq!(windows, [2000, 4000, 4000, 4000]);
 }
 
+const SMALL: u64 = 4 << 10;
+
 /// A thousand lanes that nobody reads take nothing of the budget, and the next one that is read grows as if alone.
 #[test]
 fn stuffed_lanes_leave_the_budget_to_others() {
-    const SMALL: u64 = 4 << 10;
     let limits = InboundLimits {
-        window: 64 << 10,
-        window_min: SMALL,
+        window: SMALL,
         window_max: 1 << 20,
-        first_lanes: 0,
         lanes_max: 2000,
         message_max: 1 << 20,
         windows_max: 16 << 20,
@@ -270,21 +254,18 @@ fn stuffed_lanes_leave_the_budget_to_others() {
     };
     let mut side = Receiver::new(limits);
     for mailbox in 0..1000 {
-        let grant = side.need(mailbox, 1, 1064, false).unwrap();
-        assert_eq!(grant, Some(Grant { mailbox, seq: 1, limit: SMALL }));
         assert_eq!(side.receive(mailbox, 0, (SMALL - MESSAGE_COST) as usize), Ok(()));
-        assert_eq!(side.need(mailbox, 2, SMALL + 1064, false), Ok(None), "it is not read");
+        assert_eq!(side.need(mailbox, 1, SMALL + 1064), Ok(None), "it is not read");
     }
     assert_eq!(side.pool.used(), 0);
-    let mut limit = side.need(1000, 1, 1064, false).unwrap().unwrap().limit;
-    let mut sent = 0;
+    let (mut sent, mut limit) = (0, SMALL);
     for seq in 1..=9 {
         let body = (limit - sent - MESSAGE_COST) as usize;
         assert_eq!(side.receive(1000, seq - 1, body), Ok(()));
         sent = limit;
         let grants = side.consumed(1000, body);
         limit = grants[0].limit;
-        limit = side.need(1000, seq + 1, limit + 1064, false).unwrap().map_or(limit, |grant| grant.limit);
+        limit = side.need(1000, seq, limit + 1064).unwrap().map_or(limit, |grant| grant.limit);
     }
     assert_eq!(side.lanes.window(1000), 1 << 20);
     assert!(limit - sent >= 1 << 20);
@@ -297,8 +278,7 @@ fn stuffed_lanes_leave_the_budget_to_others() {
 /// Lanes that were read, and no longer are, keep what they grew to; but never all that there is.
 #[test]
 fn grown_lanes_leave_a_part_for_the_next() {
-    let limits =
-        InboundLimits { window_max: 1 << 20, first_lanes: 100, lanes_max: 100, windows_max: 400_000, ..LIMITS };
+    let limits = InboundLimits { window_max: 1 << 20, lanes_max: 100, windows_max: 400_000, ..LIMITS };
     let mut side = Receiver::new(limits);
     let mut windows = Vec::new();
     for mailbox in 0..20 {
@@ -308,7 +288,7 @@ fn grown_lanes_leave_a_part_for_the_next() {
             side.receive(mailbox, seq - 1, body).unwrap();
             sent = limit;
             limit = side.consumed(mailbox, body).last().map_or(limit, |grant| grant.limit);
-            limit = side.need(mailbox, seq, limit + 1, true).unwrap().map_or(limit, |grant| grant.limit);
+            limit = side.need(mailbox, seq, limit + 1).unwrap().map_or(limit, |grant| grant.limit);
         }
         windows.push(limit - sent);
     }
@@ -320,13 +300,13 @@ fn grown_lanes_leave_a_part_for_the_next() {
 
 #[test]
 fn large_messages_share_a_budget_and_wait_in_turn() {
-    let limits = InboundLimits { window_min: 0, windows_max: 0, first_lanes: 0, ..LIMITS };
+    let limits = InboundLimits { window: 0, windows_max: 0, ..LIMITS };
     let mut side = Receiver::new(limits);
     let large = LIMITS.message_max + MESSAGE_COST;
-    assert_eq!(side.need(1, 1, large, false), Ok(Some(Grant { mailbox: 1, seq: 1, limit: large })));
-    assert_eq!(side.need(2, 1, large, false), Ok(Some(Grant { mailbox: 2, seq: 1, limit: large })), "one more");
+    assert_eq!(side.need(1, 1, large), Ok(Some(Grant { mailbox: 1, seq: 1, limit: large })));
+    assert_eq!(side.need(2, 1, large), Ok(Some(Grant { mailbox: 2, seq: 1, limit: large })), "one more");
     assert_eq!(side.lanes.shortage(&side.pool), None);
-    assert_eq!(side.need(3, 1, large, false), Ok(None), "the two hold more than the budget");
+    assert_eq!(side.need(3, 1, large), Ok(None), "the two hold more than the budget");
     assert_eq!(side.lanes.shortage(&side.pool), Some(Short { seq: 1, on: true }));
     assert_eq!(side.receive(1, 0, LIMITS.message_max as usize), Ok(()));
     let grants = side.consumed(1, LIMITS.message_max as usize);
@@ -337,13 +317,13 @@ fn large_messages_share_a_budget_and_wait_in_turn() {
 /// One session's large messages keep another's waiting, until they are read; an ended session keeps nobody waiting.
 #[test]
 fn sessions_share_the_pool() {
-    let limits = InboundLimits { window_min: 0, windows_max: 0, first_lanes: 0, ..LIMITS };
+    let limits = InboundLimits { window: 0, windows_max: 0, ..LIMITS };
     let mut pool = Pool::new(0, LIMITS.message_max);
     let (mut one, mut two) = (Inbound::<()>::new(1, limits), Inbound::<()>::new(2, limits));
     let large = LIMITS.message_max + MESSAGE_COST;
     let mut grants = Vec::new();
-    assert!(one.need(7, 1, large, false, &mut pool).unwrap().is_some());
-    assert_eq!(two.need(7, 1, large, false, &mut pool), Ok(None));
+    assert!(one.need(7, 1, large, &mut pool).unwrap().is_some());
+    assert_eq!(two.need(7, 1, large, &mut pool), Ok(None));
     assert!(pool.has_turned());
     assert!(one.shortage(&pool).is_some_and(|short| short.on), "the one that holds it is told");
     assert_eq!(pool.freed(), BTreeSet::new());
@@ -437,7 +417,7 @@ impl World {
             }
         }
         let one = LIMITS.message_max + MESSAGE_COST;
-        let unasked = self.pairs.len() as u64 * LIMITS.first_lanes * LIMITS.window;
+        let unasked = self.pairs.len() as u64 * 5 * LIMITS.window;
         let held: u64 = self.pairs.iter().map(Pair::held).sum();
         let leftover = self.pairs.len() as u64 * 5 * LIMITS.window;
         assert!(held <= unasked + POOL_WINDOWS + POOL_LARGE + one + leftover, "the node holds {held}");
@@ -447,7 +427,7 @@ impl World {
 impl Pair {
     fn new(session: u64) -> Self {
         Self {
-            sender: Outbound::new(LIMITS.window, LIMITS.first_lanes, LIMITS.lanes_max, 4000, 6000),
+            sender: Outbound::new(LIMITS.window, LIMITS.lanes_max, 4000, 6000),
             receiver: Inbound::new(session, LIMITS),
             streams: (0..2 * STREAMS).map(|_| VecDeque::new()).collect(),
             link: 0,
@@ -573,8 +553,8 @@ impl Pair {
                     self.travel(4, Travelling::Closed(mailbox));
                 }
             }
-            Travelling::Control(Output::Need { mailbox, seq, limit, first }) => {
-                grants.extend(receiver.need(mailbox, seq, limit, first, pool).unwrap());
+            Travelling::Control(Output::Need { mailbox, seq, limit }) => {
+                grants.extend(receiver.need(mailbox, seq, limit, pool).unwrap());
             }
             Travelling::Control(Output::Return { mailbox, seq, limit }) => {
                 receiver.returned(mailbox, seq, limit, pool, grants).unwrap();
