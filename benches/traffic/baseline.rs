@@ -260,13 +260,14 @@ struct Waiting {
 }
 
 impl MuxCalls {
-    pub(crate) fn start(tasks: &mut JoinSet<()>, connection: &Connection, size: usize) -> Self {
+    /// Opens the stream, which ends with the last caller.
+    pub(crate) fn start(connection: &Connection, size: usize) -> Self {
         let (requests, queue) = mpsc::unbounded_channel();
         let waiting = Arc::new(Mutex::new(Waiting::default()));
         let (connection, to_reader) = (connection.clone(), waiting.clone());
-        tasks.spawn(async move {
-            let (send, receive) = connection.open_bi().await.unwrap();
-            tokio::join!(write_requests(send, queue), read_answers(receive, to_reader));
+        tokio::spawn(async move {
+            let (send, receive) = connection.open_bi().await?;
+            tokio::try_join!(write_requests(send, queue), read_answers(receive, to_reader))
         });
         Self { requests, waiting, question: vec![7; size].into() }
     }
@@ -287,21 +288,22 @@ impl Ask for MuxCalls {
     }
 }
 
-async fn write_requests(mut send: SendStream, mut queue: mpsc::UnboundedReceiver<(u64, Bytes)>) {
+async fn write_requests(mut send: SendStream, mut queue: mpsc::UnboundedReceiver<(u64, Bytes)>) -> Result<(), Ended> {
     let mut batch = vec![CALLS];
     let mut requests = Vec::new();
     while queue.recv_many(&mut requests, CHANNEL).await > 0 {
         for (id, question) in requests.drain(..) {
             put_frame(&mut batch, &[&id.to_be_bytes(), &question]);
         }
-        send.write_all(&batch).await.unwrap();
+        send.write_all(&batch).await?;
         batch.clear();
     }
+    Ok(())
 }
 
-async fn read_answers(receive: RecvStream, waiting: Arc<Mutex<Waiting>>) {
+async fn read_answers(receive: RecvStream, waiting: Arc<Mutex<Waiting>>) -> Result<(), Ended> {
     let mut frames = Frames::new(receive);
-    while frames.read().await.unwrap() {
+    while frames.read().await? {
         while let Some(mut answer) = frames.split() {
             let id = answer.get_u64();
             let done = waiting.lock().unwrap().answers.remove(&id);
@@ -310,4 +312,5 @@ async fn read_answers(receive: RecvStream, waiting: Arc<Mutex<Waiting>>) {
             }
         }
     }
+    Ok(())
 }

@@ -248,7 +248,7 @@ async fn calls(ends: &Ends<'_>, callers: usize, rows: Vec<Row>) -> Group {
     let contenders = vec![
         Contender::near("raw streams", move |tasks, tally| ask_from(tasks, tally, callers, &streams)),
         Contender::near("raw mux", move |tasks, tally| {
-            let mux = MuxCalls::start(tasks, &raw, SMALL);
+            let mux = MuxCalls::start(&raw, SMALL);
             ask_from(tasks, tally, callers, &mux);
         }),
         Contender::near("ours", move |tasks, tally| ask_from(tasks, tally, callers, &ours)),

@@ -138,7 +138,8 @@ impl Pair {
 pub(crate) fn send_within(node: &Node, tasks: &mut JoinSet<()>, tally: &Arc<Tally>) {
     let mut mailbox = node.mailbox::<Reading>();
     let (address, tally) = (mailbox.address(), tally.clone());
-    tasks.spawn(async move {
+    // Not one of the load's tasks, because it must outlive the sender; it ends with the node.
+    tokio::spawn(async move {
         while mailbox.recv().await.is_some() {
             tally.add_one();
         }

@@ -113,8 +113,10 @@ fn line(outcome: &Outcome) -> String {
     let value = baseline.map_or_else(String::new, |baseline| show(outcome.quantity, baseline.value));
     let ratio = baseline.map_or_else(String::new, |baseline| format!("{:.2}", baseline.ratio));
     let verdict = outcome.is_met().map_or("", |met| if met { "met" } else { "MISS" });
-    let base_cpu = baseline.map_or_else(String::new, |baseline| micros(baseline.cpu_us));
-    let (target, our_cpu) = (outcome.target_text(), micros(outcome.ours_cpu_us));
+    // CPU is counted for each call, which says nothing of what goes on beside it.
+    let cpu = |us| if outcome.quantity == Quantity::BesideMibPerSecond { String::new() } else { micros(us) };
+    let base_cpu = baseline.map_or_else(String::new, |baseline| cpu(baseline.cpu_us));
+    let (target, our_cpu) = (outcome.target_text(), cpu(outcome.ours_cpu_us));
     let what = &outcome.what;
     format!("{what:<48}{value:>12}{ours:>12}{ratio:>8}  {target:<12}{verdict:>5}{base_cpu:>11}{our_cpu:>11}")
 }
