@@ -132,7 +132,10 @@ impl Rpc {
                 let Request { caller, deadline, schema: sent, body } = request;
                 let node = node.upgrade().ok_or(Status::ShuttingDown)?;
                 let question = inside(&node, || decode::<Q>(&sent, &body)).map_err(|error| match error {
-                    crate::DecodeError::Malformed(_) | crate::DecodeError::Trailing(_) => Status::Undecodable,
+                    crate::DecodeError::Malformed(_)
+                    | crate::DecodeError::Trailing(_)
+                    | crate::DecodeError::TooDeep
+                    | crate::DecodeError::TooLarge { .. } => Status::Undecodable,
                     _ => Status::Mismatch,
                 })?;
                 drop((node, body));
