@@ -89,6 +89,7 @@ mod config;
 mod error;
 mod id;
 mod identity;
+mod key;
 
 pub use bytes::Bytes;
 
@@ -103,6 +104,7 @@ pub use crate::id::{
     CLUSTER_NAME_MAX, ClusterName, DEFAULT_PORT, HostName, NODE_NAME_MAX, NameError, NodeId, NodeName, Pid,
 };
 pub use crate::identity::{AuthError, COOKIE_MAX, Cookie, CookieError, CookieFlaw, PASSPHRASE_MIN};
+pub use crate::key::{KEY_MAX, KeyError};
 pub use crate::message::Message;
 pub use crate::messaging::{Address, Mailbox, TrySendError};
 pub use crate::node::{ADVERTISED_MAX, Builder, Node};
