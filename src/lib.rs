@@ -73,6 +73,7 @@ compile_error!("distribute needs a TLS provider: enable the feature `aws-lc-rs` 
 
 // In reading order: what users hold, what runs it, what it is made of.
 mod cluster;
+mod envelope;
 mod message;
 mod messaging;
 mod node;
@@ -97,6 +98,7 @@ pub use crate::cluster::{Cluster, NodeEvents};
 pub use crate::codec::{DecodeError, EncodeError};
 pub use crate::config::{Config, ConfigError};
 pub use crate::driver::events::NodeEvent;
+pub use crate::envelope::{Envelope, EnvelopeError};
 pub use crate::error::{
     CallError, ConnectError, DownReason, Effect, Error, PingError, RecvError, SendError, ServeError, StartError,
 };
