@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::config::ConfigError;
 use crate::id::{NameError, NodeId, NodeName, Pid};
 use crate::identity::{AuthError, CookieError};
+use crate::key::KeyError;
 
 /// Whether what failed may have happened all the same.
 ///
@@ -27,6 +28,8 @@ pub enum Effect {
 pub enum Error {
     #[error(transparent)]
     Name(#[from] NameError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
     #[error(transparent)]
     Cookie(#[from] CookieError),
     #[error(transparent)]
@@ -55,9 +58,13 @@ impl Error {
             Self::Ping(error) => error.effect(),
             Self::Send(error) => error.effect(),
             Self::Call(error) => error.effect(),
-            Self::Name(_) | Self::Cookie(_) | Self::Config(_) | Self::Start(_) | Self::Recv(_) | Self::Serve(_) => {
-                Effect::NotDone
-            }
+            Self::Name(_)
+            | Self::Key(_)
+            | Self::Cookie(_)
+            | Self::Config(_)
+            | Self::Start(_)
+            | Self::Recv(_)
+            | Self::Serve(_) => Effect::NotDone,
         }
     }
 }
@@ -279,9 +286,6 @@ pub enum ServeError {
     /// The node serves a method of that name.
     #[error("method {0:?} is served already")]
     Taken(String),
-    /// The method's name is empty or has more than 255 bytes.
-    #[error("{0:?} is no method name: 1 to 255 bytes without control characters")]
-    InvalidName(String),
 }
 
 /// Why a call has no answer.

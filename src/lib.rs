@@ -73,6 +73,7 @@ compile_error!("distribute needs a TLS provider: enable the feature `aws-lc-rs` 
 
 // In reading order: what users hold, what runs it, what it is made of.
 mod cluster;
+mod envelope;
 mod message;
 mod messaging;
 mod node;
@@ -89,6 +90,7 @@ mod config;
 mod error;
 mod id;
 mod identity;
+mod key;
 
 pub use bytes::Bytes;
 
@@ -97,6 +99,7 @@ pub use crate::codec::{DecodeError, EncodeError};
 pub use crate::config::{Config, ConfigError};
 pub use crate::driver::events::NodeEvent;
 pub use crate::driver::mailboxes::RefusedMessage;
+pub use crate::envelope::{Envelope, EnvelopeError};
 pub use crate::error::{
     CallError, ConnectError, DownReason, Effect, Error, PingError, RecvError, SendError, ServeError, StartError,
 };
@@ -104,6 +107,7 @@ pub use crate::id::{
     CLUSTER_NAME_MAX, ClusterName, DEFAULT_PORT, HostName, NODE_NAME_MAX, NameError, NodeId, NodeName, Pid,
 };
 pub use crate::identity::{AuthError, COOKIE_MAX, Cookie, CookieError, CookieFlaw, PASSPHRASE_MIN};
+pub use crate::key::{KEY_MAX, KeyError};
 pub use crate::message::Message;
 pub use crate::messaging::{Address, Mailbox, Received, SendAllError, TrySendError};
 pub use crate::node::{ADVERTISED_MAX, Builder, Node};

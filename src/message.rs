@@ -17,10 +17,20 @@ use crate::wire::Schema;
 /// moves or is renamed. Raise the version with each change of the layout. A receiver of another tag or of a version that
 /// it cannot read gets no message: it is refused there and counted.
 ///
-/// A body of a few bytes from a peer must not keep its reader busy for ever: do not send collections of values that take no
-/// space (`Vec<()>`), nor types that contain themselves without a bound on the depth.
+/// # Limits
+/// Reading a body is bounded, whatever its bytes are and whatever the type is:
+/// - Values nest 128 levels deep, beyond that is [`DecodeError::TooDeep`]. Each list, map, tuple, struct, enum and option
+///   is a level within the one around it; one in a collection or a box counts as another level for each 512 bytes of its
+///   size. So a chain of boxes may have 127 links and its end.
+/// - A value takes 64 times the body's size in memory, and 64 KiB; beyond that is [`DecodeError::TooLarge`]. What counts are
+///   the elements of collections, each with its size but with 16 bytes at least, and what is in boxes. So it is elements of
+///   more than 64 times the size of their encoding that are refused, and empty ones (`Vec<()>`) from some 4096 on. The
+///   spare room of collections comes on top: as much again while they grow, and 1 MiB for the one that is begun.
 ///
-/// Implemented for the primitives, `String`, [`Bytes`], `Vec`, `Option`, `Result`, `Box`, tuples and [`Address`]. The tag
+/// Both are limits of reading: what is beyond them can be sent, and is refused where it arrives.
+///
+/// # Types
+/// Implemented for the primitives, `String`, [`Bytes`], `Vec`, `Option`, `Result`, `Box`, tuples and [`Address`](crate::Address). The tag
 /// of a composed type names its parts, and its version is read exactly.
 ///
 /// ```

@@ -4,7 +4,6 @@
 //! error says whether the handler cannot have run, may have run, or ran ([`CallError::effect`]). The library never
 //! repeats a call.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::marker::PhantomData;
@@ -22,9 +21,10 @@ use crate::driver::exchange::{Answer, RequestError};
 use crate::driver::session::Session;
 use crate::error::{CallError, ConnectError, ServeError};
 use crate::id::{NodeId, NodeName};
+use crate::key::{Key, KeyError};
 use crate::message::{self, Message, decode, schema};
 use crate::messaging::inside;
-use crate::wire::{Schema, Status, TAG_MAX};
+use crate::wire::{Schema, Status};
 
 /// The name of a method, with the types of its request and its answer.
 ///
@@ -35,26 +35,42 @@ use crate::wire::{Schema, Status, TAG_MAX};
 ///
 /// const LENGTH: Method<String, u64> = Method::new("text.length");
 /// assert_eq!(LENGTH.name(), "text.length");
+///
+/// let length: Method<String, u64> = Method::parse(format!("text.length.{}", "de"))?;
+/// # Ok::<(), distribute::Error>(())
+/// ```
+///
+/// A constant with a bad name does not compile:
+///
+/// ```compile_fail
+/// # use distribute::Method;
+/// const LENGTH: Method<String, u64> = Method::new("");
 /// ```
 pub struct Method<Q, R> {
-    name: Cow<'static, str>,
+    name: Key,
     types: PhantomData<fn(Q) -> R>,
 }
 
 impl<Q, R> Method<Q, R> {
-    /// A method with a name of 1 to 255 bytes, checked when it is served or called.
+    /// A method with a name of 1 to 255 bytes, without control characters.
+    ///
+    /// # Panics
+    /// When the name breaks these rules; in a constant that is an error of the compiler.
     pub const fn new(name: &'static str) -> Self {
-        Self { name: Cow::Borrowed(name), types: PhantomData }
+        Self { name: Key::new(name), types: PhantomData }
     }
 
-    /// A method whose name is made at run time.
-    pub fn named(name: impl Into<String>) -> Self {
-        Self { name: Cow::Owned(name.into()), types: PhantomData }
+    /// A method whose name is made at run time, of 1 to 255 bytes, without control characters. Clones share the name.
+    ///
+    /// # Errors
+    /// [`KeyError`] says what is wrong with the name.
+    pub fn parse(name: impl Into<String>) -> Result<Self, KeyError> {
+        Ok(Self { name: Key::parse(name.into())?, types: PhantomData })
     }
 
     /// Returns the name.
     pub fn name(&self) -> &str {
-        &self.name
+        self.name.as_str()
     }
 }
 
@@ -113,7 +129,7 @@ impl Rpc {
     /// [`Config::handlers_max`](crate::Config::handlers_max) handlers of the node run at once.
     ///
     /// # Errors
-    /// [`ServeError::Taken`] when the node serves that name, [`ServeError::InvalidName`].
+    /// [`ServeError::Taken`] when the node serves that name.
     pub fn serve<Q, R, F, Fut>(&self, method: Method<Q, R>, handler: F) -> Result<Serving, ServeError>
     where
         Q: Message,
@@ -121,10 +137,7 @@ impl Rpc {
         F: Fn(CallContext, Q) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = R> + Send + 'static,
     {
-        let name = method.name.into_owned();
-        if name.is_empty() || name.len() > TAG_MAX || name.chars().any(char::is_control) {
-            return Err(ServeError::InvalidName(name));
-        }
+        let name = method.name().to_owned();
         let handler = Arc::new(handler);
         let node = Arc::downgrade(&self.shared);
         let run = move |request: Request| {
@@ -133,7 +146,10 @@ impl Rpc {
                 let Request { caller, deadline, schema: sent, body } = request;
                 let node = node.upgrade().ok_or(Status::ShuttingDown)?;
                 let question = inside(&node, || decode::<Q>(&sent, &body)).map_err(|error| match error {
-                    crate::DecodeError::Malformed(_) | crate::DecodeError::Trailing(_) => Status::Undecodable,
+                    crate::DecodeError::Malformed(_)
+                    | crate::DecodeError::Trailing(_)
+                    | crate::DecodeError::TooDeep
+                    | crate::DecodeError::TooLarge { .. } => Status::Undecodable,
                     _ => Status::Mismatch,
                 })?;
                 drop((node, body));
