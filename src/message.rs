@@ -20,8 +20,8 @@ use crate::wire::Schema;
 /// A body of a few bytes from a peer must not keep its reader busy for ever: do not send collections of values that take no
 /// space (`Vec<()>`), nor types that contain themselves without a bound on the depth.
 ///
-/// Implemented for the primitives, `String`, [`Bytes`], `Vec`, `Option`, `Result`, `Box`, tuples and [`Address`]. The tag
-/// of a composed type names its parts, and its version is read exactly.
+/// Implemented for the primitives, `String`, [`Bytes`], `Vec`, `Option`, `Result`, `Box`, tuples and
+/// [`Address`](crate::Address). The tag of a composed type names its parts, and its version is read exactly.
 ///
 /// ```
 /// use distribute::Message;

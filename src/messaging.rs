@@ -201,6 +201,11 @@ pub(crate) fn inside<T>(shared: &Arc<Shared>, decode: impl FnOnce() -> T) -> T {
     decode()
 }
 
+/// The node in which a value is being decoded, if it is decoded in one.
+pub(crate) fn decoding_node() -> Option<Arc<Shared>> {
+    INSIDE.with_borrow(Clone::clone)
+}
+
 /// Where to send messages of one type: a mailbox's [`Pid`] with its type.
 ///
 /// Addresses are equal when their mailboxes are. They can be serialised: one that is decoded inside a node, in a message
@@ -230,6 +235,16 @@ impl<M: Message> Address<M> {
     /// Returns the mailbox's identity.
     pub fn pid(&self) -> &Pid {
         &self.pid
+    }
+
+    /// The node that sends.
+    pub(crate) fn sender(&self) -> Option<&Arc<Shared>> {
+        self.shared.as_ref()
+    }
+
+    /// The session that it sent in last.
+    pub(crate) fn last_session(&self) -> Option<Arc<Session>> {
+        lock(&self.sent_in).as_ref().map(|sent_in| sent_in.session.clone())
     }
 
     /// Returns the node that the mailbox lives on.
