@@ -65,13 +65,15 @@ pub struct Config {
 
     /// The largest body of a message, call or answer, in bytes, for sending and for receiving. Default 16 MiB.
     pub message_max: usize,
-    /// A message of at least so many bytes travels on a stream of its own, so it delays nobody. Default 64 KiB.
+    /// A message, call or answer of at least so many bytes travels on a stream of its own, so it delays nobody. Default
+    /// 64 KiB.
     pub bulk_from: usize,
     /// Streams per link that small messages are spread over, by their mailbox. Default 8, at most 16.
     pub lanes: usize,
     /// Streams per link that calls and answers are spread over. Default 2, at most 8.
     pub call_streams: usize,
-    /// Messages of their own stream that are written to one link at one time. Default 4, at most 8.
+    /// Messages of their own stream that are written to one link at one time, and as many calls and answers. Default 4,
+    /// at most 8.
     pub bulk_streams: usize,
     /// What one peer may send to one mailbox before the mailbox reads, in bytes; each message counts 128 bytes more than
     /// its body. Default 16 KiB. It grows by itself while the mailbox is read as fast as messages come. A larger message
@@ -94,19 +96,32 @@ pub struct Config {
     pub bulk_budget: usize,
     /// The same for all peers together, in messages that have arrived or are granted. Default 256 MiB.
     pub bulk_budget_total: usize,
-    /// What may wait between acceptance and the socket, in bytes per peer: small messages, bulk and calls each. One
-    /// message always may. Default 1 MiB.
+    /// What may wait between acceptance and the socket, in bytes per peer: small messages and small calls each. Default
+    /// 1 MiB.
     pub send_buffer: usize,
+    /// The same for large messages and large calls, until the peer's QUIC has them. One message always may. Default 4 MiB.
+    pub bulk_buffer: usize,
     /// Messages that a mailbox holds of senders on its own node before `send` waits. Default 1024.
     pub mailbox_local: usize,
 
     /// How long a call waits for its answer, unless the call says otherwise. Default 5 s.
     pub call_timeout: Duration,
-    /// Handlers that run at one time; a call beyond is answered `Overloaded`. Default 1024.
+    /// Handlers that run at one time; a call beyond is answered `Overloaded`, a cast beyond is dropped. Default 4096.
     pub handlers_max: usize,
-    /// Calls to one peer that may wait for their answers; more fail with `Overloaded` before they are sent. A peer that
-    /// has more than twice as many open here loses its session. Default 16384.
+    /// How many of these handlers may run for one peer. Default 2048, half of them, so that no member takes them all.
+    pub handlers_per_peer: usize,
+    /// What the requests of all handlers at work may take, in bytes; a call beyond is answered `Overloaded`. One request
+    /// always may. Default 64 MiB.
+    pub calls_budget: usize,
+    /// What the requests of one peer's handlers may take of that, in bytes; one request always may. Default 32 MiB.
+    pub calls_budget_per_peer: usize,
+    /// Calls to one peer that may wait for their answers, and questions to mailboxes of all nodes; more fail with
+    /// `Overloaded` before they are sent. Default 16384.
     pub calls_max: usize,
+    /// What the callee of a stream may send before the caller reads, in bytes; each item counts 64 bytes more than its
+    /// body, and one item may go beyond. Default 256 KiB. Larger suits long fat networks; a caller holds so much for each
+    /// stream that it does not read.
+    pub call_window: usize,
     /// Events that a subscriber may leave unread before it is told `Lagged`. Default 1024.
     pub events_max: usize,
 
@@ -166,10 +181,15 @@ impl Default for Config {
             bulk_budget: 32 * MIB,
             bulk_budget_total: 256 * MIB,
             send_buffer: MIB,
+            bulk_buffer: 4 * MIB,
             mailbox_local: 1024,
             call_timeout: Duration::from_secs(5),
-            handlers_max: 1024,
+            handlers_max: 4096,
+            handlers_per_peer: 2048,
+            calls_budget: 64 * MIB,
+            calls_budget_per_peer: 32 * MIB,
             calls_max: 16 * 1024,
+            call_window: 256 * KIB,
             events_max: 1024,
             quic_idle_timeout: Duration::from_secs(90),
             streams_max: 64,
@@ -267,9 +287,13 @@ impl Config {
         check(self.bulk_budget_total >= self.bulk_budget, "bulk_budget_total", "must not be below bulk_budget")?;
         check(self.mailbox_local > 0, "mailbox_local", "must be above zero")?;
         check(self.handlers_max > 0, "handlers_max", "must be above zero")?;
+        check(self.handlers_per_peer > 0, "handlers_per_peer", "must be above zero")?;
+        check(self.calls_budget > 0, "calls_budget", "must be above zero")?;
+        check(self.calls_budget_per_peer > 0, "calls_budget_per_peer", "must be above zero")?;
         check(self.calls_max > 0, "calls_max", "must be above zero")?;
+        check((1024..=1 << 30).contains(&self.call_window), "call_window", "must be between 1 KiB and 1 GiB")?;
         check(self.events_max > 0, "events_max", "must be above zero")?;
-        check(self.streams_max >= 40, "streams_max", "must be at least 40: lanes, call, bulk and control streams")?;
+        check(self.streams_max >= 48, "streams_max", "must be at least 48: lanes, call, bulk and control streams")?;
         check((1200..=6500).contains(&self.mtu_max), "mtu_max", "must be between 1200 and 6500")?;
         check(!self.frame_timeout.is_zero(), "frame_timeout", some_time)?;
         check(!self.stream_timeout.is_zero(), "stream_timeout", some_time)

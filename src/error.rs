@@ -48,6 +48,12 @@ pub enum Error {
     Serve(#[from] ServeError),
     #[error(transparent)]
     Call(#[from] CallError),
+    #[error(transparent)]
+    Cast(#[from] CastError),
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    #[error(transparent)]
+    Ask(#[from] AskError),
 }
 
 impl Error {
@@ -58,6 +64,9 @@ impl Error {
             Self::Ping(error) => error.effect(),
             Self::Send(error) => error.effect(),
             Self::Call(error) => error.effect(),
+            Self::Cast(error) => error.effect(),
+            Self::Sink(error) => error.effect(),
+            Self::Ask(error) => error.effect(),
             Self::Name(_)
             | Self::Key(_)
             | Self::Cookie(_)
@@ -365,6 +374,100 @@ impl CallError {
             // A handler that panicked or was stopped may have done part of its work.
             Self::Timeout(_) | Self::Disconnected(_) | Self::Panicked | Self::Cancelled => Effect::Unknown,
             Self::BadAnswer(_) | Self::AnswerTooLarge => Effect::Done,
+        }
+    }
+}
+
+/// Why a cast was not made. Nothing was sent: the effect is always [`Effect::NotDone`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CastError {
+    /// There is no session with the node, and none could be had.
+    #[error("not connected to {0}")]
+    NotConnected(NodeName, #[source] Option<ConnectError>),
+    /// There was no session, or no room, in time.
+    #[error("not accepted within {0:?}")]
+    Timeout(Duration),
+    /// The request is larger than this node or the peer takes.
+    #[error("the request has {size} bytes, at most {max} are allowed")]
+    TooLarge {
+        /// Bytes of the encoded request.
+        size: usize,
+        /// Bytes allowed.
+        max: usize,
+    },
+    /// The request cannot be encoded.
+    #[error("the request cannot be encoded: {0}")]
+    Encode(String),
+}
+
+impl CastError {
+    /// Returns [`Effect::NotDone`].
+    pub fn effect(&self) -> Effect {
+        Effect::NotDone
+    }
+}
+
+/// Why an item of a stream was not sent: the effect is always [`Effect::NotDone`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SinkError {
+    /// The stream is over: its handler has returned, or its caller is gone.
+    #[error("the stream is over")]
+    Ended,
+    /// The item is larger than this node or the peer takes.
+    #[error("the item has {size} bytes, at most {max} are allowed")]
+    TooLarge {
+        /// Bytes of the encoded item.
+        size: usize,
+        /// Bytes allowed.
+        max: usize,
+    },
+    /// The item cannot be encoded.
+    #[error("the item cannot be encoded: {0}")]
+    Encode(String),
+}
+
+impl SinkError {
+    /// Returns [`Effect::NotDone`].
+    pub fn effect(&self) -> Effect {
+        Effect::NotDone
+    }
+}
+
+/// Why a question to a mailbox has no reply.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AskError {
+    /// The message was not sent.
+    #[error("the question was not sent")]
+    NotSent(#[from] SendError),
+    /// Too many questions of this node wait for replies. Nothing was sent.
+    #[error("too many questions wait for replies")]
+    Overloaded,
+    /// No reply in time. The message may be read yet; a reply that still comes is dropped.
+    #[error("no reply within {0:?}")]
+    Timeout(Duration),
+    /// The mailbox is closed, or its node has no such mailbox. The message may have been read.
+    #[error("mailbox {0} closed before the reply")]
+    #[doc(alias = "noproc")]
+    MailboxClosed(Pid),
+    /// The session with the mailbox's node ended before the reply. The message may have been read.
+    #[error("the session with {0} ended before the reply")]
+    #[doc(alias = "noconnection")]
+    Disconnected(NodeId),
+    /// The reply could not be decoded. The question was read.
+    #[error("the reply cannot be decoded: {0}")]
+    BadReply(String),
+}
+
+impl AskError {
+    /// Tells whether the question may have been acted on.
+    pub fn effect(&self) -> Effect {
+        match self {
+            Self::NotSent(_) | Self::Overloaded => Effect::NotDone,
+            Self::Timeout(_) | Self::MailboxClosed(_) | Self::Disconnected(_) => Effect::Unknown,
+            Self::BadReply(_) => Effect::Done,
         }
     }
 }

@@ -72,6 +72,7 @@
 compile_error!("distribute needs a TLS provider: enable the feature `aws-lc-rs` (the default) or `ring`");
 
 // In reading order: what users hold, what runs it, what it is made of.
+mod ask;
 mod cluster;
 mod envelope;
 mod message;
@@ -91,17 +92,20 @@ mod error;
 mod id;
 mod identity;
 mod key;
+mod trace;
 
 pub use bytes::Bytes;
 
-pub use crate::cluster::{Cluster, NodeEvents};
+pub use crate::ask::{Ask, ReplyTo};
+pub use crate::cluster::{Cluster, NodeEvents, Refusals};
 pub use crate::codec::{DecodeError, EncodeError};
 pub use crate::config::{Config, ConfigError};
 pub use crate::driver::events::NodeEvent;
 pub use crate::driver::mailboxes::RefusedMessage;
 pub use crate::envelope::{Envelope, EnvelopeError};
 pub use crate::error::{
-    CallError, ConnectError, DownReason, Effect, Error, PingError, RecvError, SendError, ServeError, StartError,
+    AskError, CallError, CastError, ConnectError, DownReason, Effect, Error, PingError, RecvError, SendError,
+    ServeError, SinkError, StartError,
 };
 pub use crate::id::{
     CLUSTER_NAME_MAX, ClusterName, DEFAULT_PORT, HostName, NODE_NAME_MAX, NameError, NodeId, NodeName, Pid,
@@ -111,7 +115,10 @@ pub use crate::key::{KEY_MAX, KeyError};
 pub use crate::message::Message;
 pub use crate::messaging::{Address, Mailbox, Received, SendAllError, TrySendError};
 pub use crate::node::{ADVERTISED_MAX, Builder, Node};
-pub use crate::rpc::{Call, CallContext, Callee, Method, Rpc, Serving};
+pub use crate::rpc::{
+    Call, CallContext, CallStats, CallStream, Callee, Cast, Identity, Method, Multicall, Rpc, Serving, Sink, StreamCall,
+};
+pub use crate::trace::{Trace, TraceError};
 pub use crate::transport::Network;
 
 /// The in-memory network: whole nodes with real QUIC and TLS in one process, under tokio's paused clock.

@@ -30,8 +30,8 @@ use crate::wire::Schema;
 /// Both are limits of reading: what is beyond them can be sent, and is refused where it arrives.
 ///
 /// # Types
-/// Implemented for the primitives, `String`, [`Bytes`], `Vec`, `Option`, `Result`, `Box`, tuples and [`Address`](crate::Address). The tag
-/// of a composed type names its parts, and its version is read exactly.
+/// Implemented for the primitives, `String`, [`Bytes`], `Vec`, `Option`, `Result`, `Box`, tuples and
+/// [`Address`](crate::Address). The tag of a composed type names its parts, and its version is read exactly.
 ///
 /// ```
 /// use distribute::Message;

@@ -32,6 +32,8 @@ use crate::driver::{Shared, lock};
 use crate::error::{ConnectError, Effect, RecvError, SendError};
 use crate::id::{NodeId, Pid};
 use crate::message::{Message, decode, schema};
+use crate::rpc::inherited;
+use crate::trace::Trace;
 use crate::wire::Unreadable;
 
 impl<M: Message> Message for Address<M> {
@@ -186,7 +188,7 @@ impl<M: Message> Mailbox<M> {
     /// waits for what was read.
     fn owe(&mut self, entry: &Entry<M>) {
         match entry {
-            Entry::Local(_) => self.owed.messages += 1,
+            Entry::Local { .. } => self.owed.messages += 1,
             Entry::Letter(letter) => {
                 if self.owed.to.as_ref().is_none_or(|to| !Arc::ptr_eq(to, &letter.from)) {
                     self.pay();
@@ -212,17 +214,19 @@ impl<M: Message> Mailbox<M> {
 
     fn message(&mut self, entry: Entry<M>) -> Option<M> {
         match entry {
-            Entry::Local(message) => Some(message),
+            Entry::Local { message, .. } => Some(message),
             Entry::Letter(letter) => self.decode(&letter),
         }
     }
 
     fn received(&mut self, entry: Entry<M>) -> Option<Received<M>> {
         match entry {
-            Entry::Local(message) => Some(Received { message, from: self.shared.id() }),
+            Entry::Local { message, trace } => {
+                Some(Received { message, from: self.shared.id(), trace: trace.map(|trace| *trace) })
+            }
             Entry::Letter(letter) => {
                 let message = self.decode(&letter)?;
-                Some(Received { message, from: letter.from.peer.clone() })
+                Some(Received { message, from: letter.from.peer.clone(), trace: letter.trace.map(|trace| *trace) })
             }
         }
     }
@@ -265,6 +269,8 @@ pub struct Received<M> {
     pub message: M,
     /// The node that sent it; this one for messages of its own.
     pub from: NodeId,
+    /// The trace that the sender was in. What is sent within [`Trace::scope`] belongs to it again.
+    pub trace: Option<Trace>,
 }
 
 /// Messages are moved in and out, never pinned.
@@ -309,6 +315,11 @@ pub(crate) fn inside<T>(shared: &Arc<Shared>, decode: impl FnOnce() -> T) -> T {
     decode()
 }
 
+/// The node in which a value is being decoded, if it is decoded in one.
+pub(crate) fn decoding_node() -> Option<Arc<Shared>> {
+    INSIDE.with_borrow(Clone::clone)
+}
+
 /// Where to send messages of one type: a mailbox's [`Pid`] with its type.
 ///
 /// Addresses are equal when their mailboxes are. They can be serialised: one that is decoded inside a node, in a message
@@ -333,7 +344,7 @@ struct SentIn {
 impl SentIn {
     fn offer(&self, mailbox: u64, body: Body<'_>, wait: bool) -> Result<Result<Taken, Refused>, SendError> {
         check_size(body.len(), self.session.message_max)?;
-        Ok(self.session.offer(mailbox, self.schema, None, body, wait))
+        Ok(self.session.offer(mailbox, self.schema, inherited().trace, body, wait))
     }
 }
 
@@ -375,6 +386,16 @@ impl<M: Message> Address<M> {
         &self.pid
     }
 
+    /// The node that sends.
+    pub(crate) fn sender(&self) -> Option<&Arc<Shared>> {
+        self.shared.as_ref()
+    }
+
+    /// The session that it sent in last.
+    pub(crate) fn last_session(&self) -> Option<Arc<Session>> {
+        lock(&self.sent_in).as_ref().map(|sent_in| sent_in.session.clone())
+    }
+
     /// Returns the node that the mailbox lives on.
     pub fn node(&self) -> &NodeId {
         self.pid.node()
@@ -401,7 +422,7 @@ impl<M: Message> Address<M> {
     pub async fn send(&self, message: M) -> Result<(), SendError> {
         let shared = self.shared.as_ref().ok_or(SendError::Unbound)?;
         if shared.is_own(self.node()) {
-            return match self.local(shared)?.push(message).await {
+            return match self.local(shared)?.push(message, inherited().trace).await {
                 Ok(()) => Ok(()),
                 Err(LocalRefused::Full(_) | LocalRefused::Closed(_)) => Err(self.closed(shared)),
             };
@@ -455,7 +476,7 @@ impl<M: Message> Address<M> {
                 Ok(queue) => queue,
                 Err(reason) => return Err(TrySendError { message, reason }),
             };
-            return queue.try_push(message).map_err(|refused| match refused {
+            return queue.try_push(message, inherited().trace).map_err(|refused| match refused {
                 LocalRefused::Full(message) => TrySendError { message, reason: SendError::Full },
                 LocalRefused::Closed(message) => TrySendError { message, reason: self.closed(shared) },
             });

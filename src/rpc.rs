@@ -1,100 +1,36 @@
 //! Remote calls: a method served on one node, called from another.
 //!
-//! A call ends at its deadline, at the end of the session with the callee, or with an answer, whichever is first. The
-//! error says whether the handler cannot have run, may have run, or ran ([`CallError::effect`]). The library never
-//! repeats a call.
+//! [`Rpc::call`] asks for one answer, [`Rpc::multicall`] asks many nodes, [`Rpc::cast`] wants no answer, and
+//! [`Rpc::call_stream`] gets many. A call ends at its deadline, at the end of the session with the callee, or with an
+//! answer, whichever is first. The error says whether the handler cannot have run, may have run, or ran
+//! ([`CallError::effect`](crate::CallError::effect)). The library never repeats a call.
+//!
+//! What a handler calls ends when its own call does: the deadline travels with the request, and shrinks on the way.
 
-use std::fmt;
-use std::future::{Future, IntoFuture};
-use std::marker::PhantomData;
-use std::pin::Pin;
+mod call;
+mod cast;
+mod context;
+mod method;
+mod multicall;
+mod serve;
+mod stream;
+
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
-use tokio::time::Instant;
-
-use crate::config::LONGEST;
+pub use self::call::Call;
+pub use self::cast::Cast;
+pub use self::context::{CallContext, Identity};
+pub(crate) use self::context::{Scope, inherited};
+pub use self::method::Method;
+pub use self::multicall::Multicall;
+pub use self::serve::{Serving, Sink};
+pub use self::stream::{CallStream, StreamCall};
 use crate::driver::Shared;
-use crate::driver::calls::Request;
-use crate::driver::exchange::{Answer, RequestError};
-use crate::driver::session::Session;
-use crate::error::{CallError, ConnectError, ServeError};
+use crate::driver::exchange::{Content, Kind};
+use crate::error::ServeError;
 use crate::id::{NodeId, NodeName};
-use crate::key::{Key, KeyError};
-use crate::message::{self, Message, decode, schema};
-use crate::messaging::inside;
-use crate::wire::{Schema, Status};
-
-/// The name of a method, with the types of its request and its answer.
-///
-/// An application's own failure is a value of the answer type, such as `Result<Quote, NoStock>`.
-///
-/// ```
-/// use distribute::Method;
-///
-/// const LENGTH: Method<String, u64> = Method::new("text.length");
-/// assert_eq!(LENGTH.name(), "text.length");
-///
-/// let length: Method<String, u64> = Method::parse(format!("text.length.{}", "de"))?;
-/// # Ok::<(), distribute::Error>(())
-/// ```
-///
-/// A constant with a bad name does not compile:
-///
-/// ```compile_fail
-/// # use distribute::Method;
-/// const LENGTH: Method<String, u64> = Method::new("");
-/// ```
-pub struct Method<Q, R> {
-    name: Key,
-    types: PhantomData<fn(Q) -> R>,
-}
-
-impl<Q, R> Method<Q, R> {
-    /// A method with a name of 1 to 255 bytes, without control characters.
-    ///
-    /// # Panics
-    /// When the name breaks these rules; in a constant that is an error of the compiler.
-    pub const fn new(name: &'static str) -> Self {
-        Self { name: Key::new(name), types: PhantomData }
-    }
-
-    /// A method whose name is made at run time, of 1 to 255 bytes, without control characters. Clones share the name.
-    ///
-    /// # Errors
-    /// [`KeyError`] says what is wrong with the name.
-    pub fn parse(name: impl Into<String>) -> Result<Self, KeyError> {
-        Ok(Self { name: Key::parse(name.into())?, types: PhantomData })
-    }
-
-    /// Returns the name.
-    pub fn name(&self) -> &str {
-        self.name.as_str()
-    }
-}
-
-impl<Q, R> Clone for Method<Q, R> {
-    fn clone(&self) -> Self {
-        Self { name: self.name.clone(), types: PhantomData }
-    }
-}
-
-impl<Q, R> fmt::Debug for Method<Q, R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Method({:?})", self.name)
-    }
-}
-
-/// What a handler knows of its call.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct CallContext {
-    /// The node that calls.
-    pub caller: NodeId,
-    /// When the caller stops waiting. The handler is dropped then.
-    pub deadline: Instant,
-}
+use crate::message::{self, Message, schema};
 
 /// Calls to and from one node. Cheap to clone.
 ///
@@ -125,8 +61,13 @@ impl Rpc {
     /// Serves a method until the returned handle says stop, or the node shuts down.
     ///
     /// The handler runs in a task of its own for each call. It is dropped when the caller gives up, at the deadline, and
-    /// when the session with the caller ends; a panic is the caller's error and nothing else. At most
-    /// [`Config::handlers_max`](crate::Config::handlers_max) handlers of the node run at once.
+    /// when the session with the caller ends; a panic is the caller's error and nothing else. What it calls has no more
+    /// time than it has itself, and belongs to its trace; see [`CallContext::scope`] for tasks that it spawns.
+    ///
+    /// At most [`Config::handlers_max`](crate::Config::handlers_max) handlers of the node run at once, and
+    /// [`Config::handlers_per_peer`](crate::Config::handlers_per_peer) for one peer; their requests take
+    /// [`Config::calls_budget`](crate::Config::calls_budget) bytes at most. A call beyond fails with
+    /// [`CallError::Overloaded`](crate::CallError::Overloaded).
     ///
     /// # Errors
     /// [`ServeError::Taken`] when the node serves that name.
@@ -137,35 +78,45 @@ impl Rpc {
         F: Fn(CallContext, Q) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = R> + Send + 'static,
     {
-        let name = method.name().to_owned();
-        let handler = Arc::new(handler);
-        let node = Arc::downgrade(&self.shared);
-        let run = move |request: Request| {
-            let (handler, node) = (handler.clone(), node.clone());
-            let future = async move {
-                let Request { caller, deadline, schema: sent, body } = request;
-                let node = node.upgrade().ok_or(Status::ShuttingDown)?;
-                let question = inside(&node, || decode::<Q>(&sent, &body)).map_err(|error| match error {
-                    crate::DecodeError::Malformed(_)
-                    | crate::DecodeError::Trailing(_)
-                    | crate::DecodeError::TooDeep
-                    | crate::DecodeError::TooLarge { .. } => Status::Undecodable,
-                    _ => Status::Mismatch,
-                })?;
-                drop((node, body));
-                let answer = handler(CallContext { caller, deadline }, question).await;
-                let body = message::body(&answer).map_err(|error| {
-                    tracing::warn!(%error, "an answer cannot be encoded");
-                    Status::Panicked
-                })?;
-                Ok((schema::<R>(), body))
-            };
-            Box::pin(future) as crate::driver::calls::HandlerFuture
-        };
-        match self.shared.methods.serve(&name, Arc::new(run)) {
-            Some(id) => Ok(Serving { shared: self.shared.clone(), name, id }),
-            None => Err(ServeError::Taken(name)),
-        }
+        serve::serve(&self.shared, method, handler)
+    }
+
+    /// Serves a method that answers with a stream of items, as [`Rpc::serve`] does one answer.
+    ///
+    /// The handler sends what it has into the [`Sink`], which waits while the caller does not read; the stream ends with
+    /// the handler.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), distribute::Error> {
+    /// use distribute::{Cookie, Method, Node};
+    ///
+    /// const COUNT: Method<u64, u64> = Method::new("count");
+    ///
+    /// let node = Node::builder("here@127.0.0.1:0").cookie(Cookie::generate()).start().await?;
+    /// node.rpc().serve_stream(COUNT, |_call, to, mut sink| async move {
+    ///     for n in 0..to {
+    ///         let _ = sink.send(n).await;
+    ///     }
+    /// })?;
+    /// let mut numbers = node.rpc().call_stream(node.name(), COUNT, 3).await?;
+    /// while let Some(number) = numbers.next().await {
+    ///     println!("{}", number?);
+    /// }
+    /// # node.shutdown().await;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ServeError::Taken`] when the node serves that name.
+    pub fn serve_stream<Q, R, F, Fut>(&self, method: Method<Q, R>, handler: F) -> Result<Serving, ServeError>
+    where
+        Q: Message,
+        R: Message,
+        F: Fn(CallContext, Q, Sink<R>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        serve::serve_stream(&self.shared, method, handler)
     }
 
     /// Calls a method of a node: await the returned [`Call`].
@@ -178,9 +129,96 @@ impl Rpc {
         method: Method<Q, R>,
         question: Q,
     ) -> Call<'a, Q, R> {
-        let timeout = self.shared.config.call_timeout;
-        Call { rpc: self, name: node.name().clone(), life: node.life().cloned(), method, question, timeout }
+        Call::new(self, Target::of(&node), method, question)
     }
+
+    /// Calls a method of a node and wants no answer: await the returned [`Cast`].
+    pub fn cast<'a, Q: Message, R: Message>(
+        &'a self,
+        node: impl Callee,
+        method: Method<Q, R>,
+        question: Q,
+    ) -> Cast<'a, Q, R> {
+        Cast::new(self, Target::of(&node), method, question)
+    }
+
+    /// Calls a method of many nodes at once: await the returned [`Multicall`].
+    pub fn multicall<'a, Q: Message, R: Message>(
+        &'a self,
+        nodes: impl IntoIterator<Item = impl Callee>,
+        method: Method<Q, R>,
+        question: Q,
+    ) -> Multicall<'a, Q, R> {
+        Multicall::new(self, nodes.into_iter().map(|node| Target::of(&node)).collect(), method, question)
+    }
+
+    /// Calls a method that answers with a stream of items: await the returned [`StreamCall`], then read the
+    /// [`CallStream`].
+    pub fn call_stream<'a, Q: Message, R: Message>(
+        &'a self,
+        node: impl Callee,
+        method: Method<Q, R>,
+        question: Q,
+    ) -> StreamCall<'a, Q, R> {
+        StreamCall::new(self, Target::of(&node), method, question)
+    }
+
+    /// Returns what has happened to the calls of this node since its start, and what is open now.
+    pub fn stats(&self) -> CallStats {
+        let counters = &self.shared.counters;
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (handlers, handler_bytes) = self.shared.methods.load();
+        CallStats {
+            made: count(&counters.made),
+            answered: count(&counters.answered),
+            failed: count(&counters.failed),
+            timed_out: count(&counters.timed_out),
+            given_up: count(&counters.given_up),
+            late: count(&counters.late),
+            served: count(&counters.served),
+            overloaded: count(&counters.overloaded),
+            casts: count(&counters.casts),
+            casts_failed: count(&counters.casts_failed),
+            waiting: self.shared.sessions().iter().map(|session| session.calls_waiting()).sum(),
+            asking: self.shared.asks.waiting(),
+            handlers,
+            handler_bytes,
+        }
+    }
+}
+
+/// What happened to the calls of one node. Counts only rise; what is open now goes back to zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CallStats {
+    /// Calls that this node made, streams and questions to mailboxes among them.
+    pub made: u64,
+    /// Of these: how many were answered, or came to the end of their stream.
+    pub answered: u64,
+    /// Of these: how many failed, other than in time.
+    pub failed: u64,
+    /// Of these: how many had no answer in time.
+    pub timed_out: u64,
+    /// Of these: how many were dropped by whoever made them.
+    pub given_up: u64,
+    /// Answers, items and replies that arrived when nobody waited for them any more, and were dropped.
+    pub late: u64,
+    /// Handlers that this node started.
+    pub served: u64,
+    /// Calls that this node turned away as too many.
+    pub overloaded: u64,
+    /// Casts that this node made.
+    pub casts: u64,
+    /// Casts to this node that reached no handler, or one that did not come to its end.
+    pub casts_failed: u64,
+    /// Now: calls to other nodes that wait for answers.
+    pub waiting: usize,
+    /// Now: questions to mailboxes that wait for replies.
+    pub asking: usize,
+    /// Now: handlers at work.
+    pub handlers: usize,
+    /// Now: bytes of the requests of handlers at work.
+    pub handler_bytes: usize,
 }
 
 /// What can be called: a node's name, or one life of a node.
@@ -211,148 +249,24 @@ impl Callee for &NodeId {
     }
 }
 
-/// A method being served. Dropping it goes on serving; [`Serving::stop`] ends it.
-#[derive(Debug)]
-pub struct Serving {
-    shared: Arc<Shared>,
-    name: String,
-    id: u64,
-}
-
-impl Serving {
-    /// Serves the method no longer. Handlers at work go on.
-    pub fn stop(self) {
-        self.shared.methods.remove(&self.name, self.id);
-    }
-}
-
-/// A call about to be made: await it.
-///
-/// # Cancel safety
-/// A call that is dropped is given up: the handler, if it runs, is dropped at the callee.
-#[must_use = "a call is made when it is awaited"]
-pub struct Call<'a, Q, R> {
-    rpc: &'a Rpc,
+/// The node that is meant.
+#[derive(Clone, Debug)]
+struct Target {
     name: NodeName,
     life: Option<NodeId>,
-    method: Method<Q, R>,
-    question: Q,
-    timeout: Duration,
 }
 
-impl<Q, R> Call<'_, Q, R> {
-    /// Sets how long to wait, dialling included. The default is [`Config::call_timeout`](crate::Config::call_timeout),
-    /// 5 s; more than a year counts as a year.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout.min(LONGEST);
-        self
+impl Target {
+    fn of(node: &impl Callee) -> Self {
+        Self { name: node.name().clone(), life: node.life().cloned() }
     }
 }
 
-impl<Q, R> fmt::Debug for Call<'_, Q, R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call").field("node", &self.name).field("method", &self.method).finish_non_exhaustive()
-    }
+pub(crate) fn kind<M: Message>() -> Kind {
+    Kind { id: std::any::TypeId::of::<M>(), schema: schema::<M> }
 }
 
-impl<'a, Q: Message, R: Message> IntoFuture for Call<'a, Q, R> {
-    type Output = Result<R, CallError>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run())
-    }
-}
-
-impl<Q: Message, R: Message> Call<'_, Q, R> {
-    async fn run(self) -> Result<R, CallError> {
-        let Self { rpc: Rpc { shared }, name, life, method, question, timeout } = self;
-        let deadline = Instant::now() + timeout;
-        let body = message::body(&question).map_err(|error| CallError::Encode(error.to_string()))?;
-        drop(question);
-        let max = shared.config.message_max;
-        if body.len() > max {
-            return Err(CallError::TooLarge { size: body.len(), max });
-        }
-        let schema = schema::<Q>();
-        let own = shared.id();
-        if name == *own.name() {
-            if life.as_ref().is_some_and(|life| *life != own) {
-                return Err(superseded(&name, life));
-            }
-            let request = Request { caller: own, deadline, schema, body };
-            return match shared.methods.run_local(shared, method.name(), request).await {
-                Ok((schema, body)) => answer(shared, &schema, &body),
-                Err(Status::Expired) => Err(CallError::Timeout(timeout)),
-                Err(status) => Err(failed(status, &method)),
-            };
-        }
-        let session = match shared.session(&name) {
-            Some(session) => session,
-            None => tokio::time::timeout_at(deadline, shared.connect(&name, false))
-                .await
-                .unwrap_or(Err(ConnectError::Timeout(timeout)))
-                .map_err(|error| CallError::NotConnected(name.clone(), Some(error)))?,
-        };
-        if life.as_ref().is_some_and(|life| *life != session.peer) {
-            return Err(superseded(&name, life));
-        }
-        if body.len() > session.message_max {
-            return Err(CallError::TooLarge { size: body.len(), max: session.message_max });
-        }
-        let answered =
-            tokio::time::timeout_at(deadline, request(shared, &session, &method, schema, body, deadline)).await;
-        match answered.map_err(|_| CallError::Timeout(timeout))?? {
-            Answer::Answered { schema, body } => answer(shared, &schema, &body),
-            Answer::Failed(Status::Expired) => Err(CallError::Timeout(timeout)),
-            Answer::Failed(status) => Err(failed(status, &method)),
-            Answer::SessionEnded => Err(CallError::Disconnected(session.peer.clone())),
-        }
-    }
-}
-
-/// Sends the request and waits for its answer. Dropped before that, it tells the callee.
-async fn request<Q, R>(
-    shared: &Shared,
-    session: &Session,
-    method: &Method<Q, R>,
-    schema: Schema,
-    body: Bytes,
-    deadline: Instant,
-) -> Result<Answer, CallError> {
-    struct GiveUp<'a>(&'a Session, u64);
-    impl Drop for GiveUp<'_> {
-        fn drop(&mut self) {
-            self.0.give_up(self.1);
-        }
-    }
-    let remaining = deadline.saturating_duration_since(Instant::now()).as_millis() as u64;
-    let sent = session.request(method.name(), remaining, schema, body, shared.config.calls_max).await;
-    let (id, answer) = sent.map_err(|error| match error {
-        RequestError::Overloaded => CallError::Overloaded,
-        RequestError::SessionEnded => CallError::NotConnected(session.peer.name().clone(), None),
-    })?;
-    let _give_up = GiveUp(session, id);
-    Ok(answer.await.unwrap_or(Answer::SessionEnded))
-}
-
-fn answer<R: Message>(shared: &Arc<Shared>, schema: &Schema, body: &Bytes) -> Result<R, CallError> {
-    inside(shared, || decode(schema, body)).map_err(|error| CallError::BadAnswer(error.to_string()))
-}
-
-fn superseded(name: &NodeName, life: Option<NodeId>) -> CallError {
-    CallError::NotConnected(name.clone(), life.map(ConnectError::Superseded))
-}
-
-fn failed<Q, R>(status: Status, method: &Method<Q, R>) -> CallError {
-    match status {
-        Status::NoSuchMethod => CallError::NoSuchMethod(method.name().to_owned()),
-        Status::Mismatch => CallError::Mismatch(method.name().to_owned()),
-        Status::Undecodable => CallError::Undecodable,
-        Status::Panicked => CallError::Panicked,
-        Status::Cancelled | Status::Expired | Status::Answered => CallError::Cancelled,
-        Status::ShuttingDown => CallError::ShuttingDown,
-        Status::Overloaded => CallError::Overloaded,
-        Status::AnswerTooLarge => CallError::AnswerTooLarge,
-    }
+/// A value for the other side.
+pub(crate) fn content<M: Message>(value: &M) -> Result<Content, crate::EncodeError> {
+    Ok(Content { kind: kind::<M>(), body: message::body(value)? })
 }

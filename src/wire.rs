@@ -12,6 +12,7 @@ use std::str;
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::id::{NODE_NAME_MAX, NodeName};
+pub(crate) use crate::trace::Trace;
 
 /// Set in the type of a frame, or in the kind of a stream, that a peer who does not know it skips.
 pub(crate) const SKIPPABLE: u8 = 0x40;
@@ -87,10 +88,12 @@ pub(crate) enum StreamKind {
     Control,
     /// Schemas and messages below the size of a body with its own stream.
     Lane,
-    /// Calls, answers, cancels.
+    /// Calls, answers, items, and what steers them.
     Calls,
     /// One message of its own.
     Body,
+    /// One large call, answer, item or reply. It is reset when nobody wants it any more.
+    LargeCall,
 }
 
 impl StreamKind {
@@ -100,17 +103,15 @@ impl StreamKind {
             Self::Lane => 2,
             Self::Calls => 3,
             Self::Body => 4,
+            Self::LargeCall => 5,
         }
     }
 
     pub(crate) fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Control, Self::Lane, Self::Calls, Self::Body].into_iter().find(|kind| kind.to_byte() == byte)
+        let kinds = [Self::Control, Self::Lane, Self::Calls, Self::Body, Self::LargeCall];
+        kinds.into_iter().find(|kind| kind.to_byte() == byte)
     }
 }
-
-/// A W3C trace context: 16 bytes of trace id, 8 of parent id, the flags.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Trace(pub(crate) [u8; 25]);
 
 /// How the bytes of a body are to be read.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -367,27 +368,84 @@ impl LaneFrame {
     }
 }
 
-/// Frames of call streams.
+/// A frame of a call stream, or the one frame of a large call's own stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum CallFrame {
+pub(crate) struct CallFrame {
+    pub(crate) head: CallHead,
+    /// Empty but for calls, answers, items and replies.
+    pub(crate) body: Bytes,
+}
+
+/// All of a [`CallFrame`] but its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum CallHead {
+    /// What the number means in this session; sent on each stream before it is used there. Numbers begin with 1.
+    Term {
+        number: u64,
+        term: Term,
+    },
     Call {
         id: u64,
+        term: TermRef,
         timeout_ms: u64,
-        method: String,
+        mode: CallMode,
         trace: Option<Trace>,
-        schema: Schema,
-        body: Bytes,
     },
-    /// The body is the answer, and stands only with [`Status::Answered`].
     Answer {
         id: u64,
+        term: TermRef,
+    },
+    /// One answer of many, counted from 0.
+    Item {
+        id: u64,
+        number: u64,
+        term: TermRef,
+    },
+    /// The call is over without an answer, or after so many items.
+    End {
+        id: u64,
         status: Status,
-        schema: Option<Schema>,
-        body: Bytes,
+        items: u64,
     },
     /// Nobody waits for the answer any more.
     Cancel {
         id: u64,
+    },
+    /// How much the items of a call may cost from its beginning.
+    Credit {
+        id: u64,
+        limit: u64,
+    },
+    /// What somebody answers to a message that asked for it.
+    Reply {
+        serial: u64,
+        secret: [u8; 8],
+        term: TermRef,
+    },
+}
+
+/// What is said of many calls: a method with the schema of its requests, or the schema of answers, without a method.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Term {
+    pub(crate) method: String,
+    pub(crate) schema: Schema,
+}
+
+/// A term by the number that was declared for it, or in full.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum TermRef {
+    Number(u64),
+    InFull(Box<Term>),
+}
+
+/// What the caller wants back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CallMode {
+    Answer,
+    Nothing,
+    /// Items, and so much of them at first.
+    Items {
+        limit: u64,
     },
 }
 
@@ -426,74 +484,211 @@ const STATUSES: [Status; 10] = [
 const CALL: u8 = 0x20;
 const ANSWER: u8 = 0x21;
 const CANCEL: u8 = 0x22;
+const END: u8 = 0x23;
+const TERM: u8 = 0x24;
+const ITEM: u8 = 0x25;
+const CREDIT: u8 = 0x26;
+const REPLY: u8 = 0x27;
 
-impl CallFrame {
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        let mut head = Vec::with_capacity(64);
-        let (kind, body): (u8, &[u8]) = match self {
-            Self::Call { id, timeout_ms, method, trace, schema, body } => {
-                put_varint(&mut head, *id);
-                // A caller may be willing to wait for ever.
-                put_varint(&mut head, (*timeout_ms).min(VARINT_MAX));
-                put_text(&mut head, method);
-                head.push(trace.is_some().into());
-                head.extend(trace.iter().flat_map(|trace| trace.0));
-                schema.encode(&mut head);
-                (CALL, body)
-            }
-            Self::Answer { id, status, schema, body } => {
-                put_varint(&mut head, *id);
-                let byte = STATUSES.iter().position(|s| s == status).expect("every status is listed");
-                head.push(byte as u8);
-                if let Some(schema) = schema {
-                    schema.encode(&mut head);
-                }
-                (ANSWER, body)
-            }
-            Self::Cancel { id } => {
-                put_varint(&mut head, *id);
-                (CANCEL, &[])
-            }
-        };
-        put_frame(out, kind, head.len() + body.len(), |out| {
-            out.extend_from_slice(&head);
-            out.extend_from_slice(body);
-        });
+/// Flags of a call.
+const TRACED: u8 = 1;
+const ONE_WAY: u8 = 2;
+const ITEMS: u8 = 4;
+
+/// Where the fields of a head go: to a frame, or to nowhere, to be counted.
+trait Fields {
+    fn bytes(&mut self, bytes: &[u8]);
+    fn number(&mut self, value: u64);
+}
+
+impl Fields for Vec<u8> {
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
     }
 
+    fn number(&mut self, value: u64) {
+        put_varint(self, value);
+    }
+}
+
+struct Count(usize);
+
+impl Fields for Count {
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.0 += bytes.len();
+    }
+
+    fn number(&mut self, value: u64) {
+        self.0 += varint_len(value);
+    }
+}
+
+impl Term {
+    fn put(&self, out: &mut impl Fields) {
+        for text in [&self.method, &self.schema.tag] {
+            out.number(text.len() as u64);
+            out.bytes(text.as_bytes());
+        }
+        out.number(self.schema.version.into());
+        out.number(self.schema.readable_since.into());
+        out.bytes(&[self.schema.codec]);
+    }
+
+    fn take(body: &mut Bytes) -> Result<Self, WireError> {
+        Ok(Self { method: take_text(body, TAG_MAX)?, schema: Schema::decode(body)? })
+    }
+}
+
+impl TermRef {
+    fn put(&self, out: &mut impl Fields) {
+        match self {
+            Self::Number(number) => out.number(*number),
+            Self::InFull(term) => {
+                out.number(0);
+                term.put(out);
+            }
+        }
+    }
+
+    fn take(body: &mut Bytes) -> Result<Self, WireError> {
+        Ok(match take_varint(body)? {
+            0 => Self::InFull(Box::new(Term::take(body)?)),
+            number => Self::Number(number),
+        })
+    }
+}
+
+impl CallHead {
+    /// Whether a body follows. These frames may have a stream of their own.
+    pub(crate) fn has_body(&self) -> bool {
+        matches!(self, Self::Call { .. } | Self::Answer { .. } | Self::Item { .. } | Self::Reply { .. })
+    }
+
+    fn kind(&self) -> u8 {
+        match self {
+            Self::Term { .. } => TERM,
+            Self::Call { .. } => CALL,
+            Self::Answer { .. } => ANSWER,
+            Self::Item { .. } => ITEM,
+            Self::End { .. } => END,
+            Self::Cancel { .. } => CANCEL,
+            Self::Credit { .. } => CREDIT,
+            Self::Reply { .. } => REPLY,
+        }
+    }
+
+    fn put_fields(&self, out: &mut impl Fields) {
+        match self {
+            Self::Term { number, term } => {
+                out.number(*number);
+                term.put(out);
+            }
+            Self::Call { id, term, timeout_ms, mode, trace } => {
+                out.number(*id);
+                term.put(out);
+                // A caller may be willing to wait for ever.
+                out.number((*timeout_ms).min(VARINT_MAX));
+                let traced = if trace.is_some() { TRACED } else { 0 };
+                match mode {
+                    CallMode::Answer => out.bytes(&[traced]),
+                    CallMode::Nothing => out.bytes(&[traced | ONE_WAY]),
+                    CallMode::Items { limit } => {
+                        out.bytes(&[traced | ITEMS]);
+                        out.number(*limit);
+                    }
+                }
+                if let Some(trace) = trace {
+                    out.bytes(&trace.0);
+                }
+            }
+            Self::Answer { id, term } => {
+                out.number(*id);
+                term.put(out);
+            }
+            Self::Item { id, number, term } => {
+                out.number(*id);
+                out.number(*number);
+                term.put(out);
+            }
+            Self::End { id, status, items } => {
+                out.number(*id);
+                let byte = STATUSES.iter().position(|s| s == status).expect("every status is listed");
+                out.bytes(&[byte as u8]);
+                out.number(*items);
+            }
+            Self::Cancel { id } => out.number(*id),
+            Self::Credit { id, limit } => {
+                out.number(*id);
+                out.number(*limit);
+            }
+            Self::Reply { serial, secret, term } => {
+                out.number(*serial);
+                out.bytes(secret);
+                term.put(out);
+            }
+        }
+    }
+
+    /// Writes all of a frame but its body, which is to follow.
+    pub(crate) fn put(&self, out: &mut Vec<u8>, body: usize) {
+        let mut count = Count(body);
+        self.put_fields(&mut count);
+        out.push(self.kind());
+        put_varint(out, count.0 as u64);
+        self.put_fields(out);
+    }
+}
+
+impl CallFrame {
     pub(crate) fn decode(frame: Frame) -> Result<Option<Self>, WireError> {
         let mut body = frame.body;
-        match frame.kind {
+        let head = match frame.kind {
+            TERM => {
+                let number = take_varint(&mut body)?;
+                if number == 0 {
+                    return Err(WireError::Value("term number"));
+                }
+                CallHead::Term { number, term: Term::take(&mut body)? }
+            }
             CALL => {
                 let id = take_varint(&mut body)?;
+                let term = TermRef::take(&mut body)?;
                 let timeout_ms = take_varint(&mut body)?;
-                let method = take_text(&mut body, TAG_MAX)?;
-                let trace = match take_u8(&mut body)? {
-                    0 => None,
-                    1 => Some(Trace(take_array(&mut body)?)),
-                    _ => return Err(WireError::Value("trace flag")),
+                let flags = take_u8(&mut body)?;
+                let mode = match flags & !TRACED {
+                    0 => CallMode::Answer,
+                    ONE_WAY => CallMode::Nothing,
+                    ITEMS => CallMode::Items { limit: take_varint(&mut body)? },
+                    _ => return Err(WireError::Value("call flags")),
                 };
-                let schema = Schema::decode(&mut body)?;
-                Ok(Some(Self::Call { id, timeout_ms, method, trace, schema, body }))
+                let trace = if flags & TRACED != 0 { Some(Trace(take_array(&mut body)?)) } else { None };
+                CallHead::Call { id, term, timeout_ms, mode, trace }
             }
-            ANSWER => {
+            ANSWER => CallHead::Answer { id: take_varint(&mut body)?, term: TermRef::take(&mut body)? },
+            ITEM => CallHead::Item {
+                id: take_varint(&mut body)?,
+                number: take_varint(&mut body)?,
+                term: TermRef::take(&mut body)?,
+            },
+            END => {
                 let id = take_varint(&mut body)?;
                 let status = usize::from(take_u8(&mut body)?);
                 let status = *STATUSES.get(status).ok_or(WireError::Value("status"))?;
-                if status == Status::Answered {
-                    let schema = Schema::decode(&mut body)?;
-                    return Ok(Some(Self::Answer { id, status, schema: Some(schema), body }));
-                }
-                finished(&body)?;
-                Ok(Some(Self::Answer { id, status, schema: None, body }))
+                CallHead::End { id, status, items: take_varint(&mut body)? }
             }
-            CANCEL => {
-                let id = take_varint(&mut body)?;
-                finished(&body)?;
-                Ok(Some(Self::Cancel { id }))
-            }
-            kind => skip(kind),
+            CANCEL => CallHead::Cancel { id: take_varint(&mut body)? },
+            CREDIT => CallHead::Credit { id: take_varint(&mut body)?, limit: take_varint(&mut body)? },
+            REPLY => CallHead::Reply {
+                serial: take_varint(&mut body)?,
+                secret: take_array(&mut body)?,
+                term: TermRef::take(&mut body)?,
+            },
+            kind => return skip(kind),
+        };
+        if !head.has_body() {
+            finished(&body)?;
         }
+        Ok(Some(Self { head, body }))
     }
 }
 
@@ -888,8 +1083,8 @@ mod tests {
         for (hex, frame) in golden() {
             assert_eq!(to_hex(&frame.encoded()), hex, "{frame:?}");
         }
-        let kinds = [StreamKind::Control, StreamKind::Lane, StreamKind::Calls, StreamKind::Body];
-        assert_eq!(kinds.map(StreamKind::to_byte), [1, 2, 3, 4]);
+        let kinds = [StreamKind::Control, StreamKind::Lane, StreamKind::Calls, StreamKind::Body, StreamKind::LargeCall];
+        assert_eq!(kinds.map(StreamKind::to_byte), [1, 2, 3, 4, 5]);
         for byte in 0..=255 {
             let kind = kinds.into_iter().find(|kind| kind.to_byte() == byte);
             assert_eq!(StreamKind::from_byte(byte), kind);
@@ -911,7 +1106,7 @@ mod tests {
             // The body of a message or a call ends where its frame ends: only what comes before it can be cut short.
             let open_end = match &frame {
                 Any::Lane(LaneFrame::Message(message)) => message.body.len(),
-                Any::Call(CallFrame::Call { body, .. } | CallFrame::Answer { body, .. }) => body.len(),
+                Any::Call(call) => call.body.len(),
                 _ => 0,
             };
             for len in 0..whole.body.len() {
@@ -928,8 +1123,8 @@ mod tests {
             let whole = split_one(&from_hex(hex));
             let longer = Frame { kind: whole.kind, body: [&whole.body[..], &[0]].concat().into() };
             match frame {
-                Any::Lane(LaneFrame::Message(_)) | Any::Call(CallFrame::Call { .. }) => {}
-                Any::Call(CallFrame::Answer { status: Status::Answered, .. }) => {}
+                Any::Lane(LaneFrame::Message(_)) => {}
+                Any::Call(call) if call.head.has_body() => {}
                 _ => assert_eq!(frame.decoded(longer), Err(WireError::Trailing), "{hex}"),
             }
         }
@@ -1015,23 +1210,31 @@ mod tests {
         assert_eq!(control(REFUSED, &[0, 1]), Err(WireError::Value("reason")));
         assert_eq!(control(STOP, &[0xc0, 0, 0, 1, 0, 0, 0, 0, 1]), Err(WireError::Value("a 32-bit number")));
         let call = |kind, body: &[u8]| CallFrame::decode(Frame { kind, body: Bytes::copy_from_slice(body) });
-        assert_eq!(call(ANSWER, &[1, STATUSES.len() as u8]), Err(WireError::Value("status")));
-        assert_eq!(call(CALL, &[1, 1, 1, b'm', 2]), Err(WireError::Value("trace flag")));
-        assert_eq!(call(CALL, &[1, 1, 0x41, 0]), Err(WireError::TooLong(256)), "the longest method has 255 bytes");
+        assert_eq!(call(END, &[1, STATUSES.len() as u8, 0]), Err(WireError::Value("status")));
+        assert_eq!(call(CALL, &[1, 1, 1, ONE_WAY | ITEMS]), Err(WireError::Value("call flags")));
+        assert_eq!(call(CALL, &[1, 1, 1, 8]), Err(WireError::Value("call flags")));
+        assert_eq!(call(CALL, &[1, 0, 0x41, 0]), Err(WireError::TooLong(256)), "the longest method has 255 bytes");
+        assert_eq!(call(TERM, &[0, 0, 1, b'x', 1, 1, 1]), Err(WireError::Value("term number")));
     }
 
     #[test]
     fn a_call_may_wait_for_ever() {
-        let (_, call) = golden()
-            .into_iter()
-            .rfind(|(_, frame)| matches!(frame, Any::Call(CallFrame::Call { .. })))
-            .expect("a call");
-        let Any::Call(CallFrame::Call { id, method, trace, schema, body, .. }) = call else { unreachable!() };
         let call = |timeout_ms| {
-            let (method, schema, body) = (method.clone(), schema.clone(), body.clone());
-            Any::Call(CallFrame::Call { id, timeout_ms, method, trace, schema, body })
+            let (term, mode) = (TermRef::Number(1), CallMode::Answer);
+            let head = CallHead::Call { id: 9, term, timeout_ms, mode, trace: None };
+            Any::Call(CallFrame { head, body: Bytes::new() })
         };
         assert_eq!(call(u64::MAX).encoded(), call(VARINT_MAX).encoded());
+    }
+
+    /// What a small call costs beside its body: a million calls into a session, with the default timeout.
+    #[test]
+    fn a_small_call_costs_ten_bytes_and_its_answer_seven() {
+        let (id, term) = (1_000_000, TermRef::Number(3));
+        let len = |head: CallHead| Any::Call(CallFrame { head, body: Bytes::new() }).encoded().len();
+        let (mode, trace) = (CallMode::Answer, None);
+        assert_eq!(len(CallHead::Call { id, term: term.clone(), timeout_ms: 5_000, mode, trace }), 10);
+        assert_eq!(len(CallHead::Answer { id, term }), 7);
     }
 
     #[test]
@@ -1195,7 +1398,10 @@ mod tests {
                     put_message_head(&mut out, head, body.len());
                     out.extend_from_slice(body);
                 }
-                Self::Call(call) => call.encode(&mut out),
+                Self::Call(CallFrame { head, body }) => {
+                    head.put(&mut out, body.len());
+                    out.extend_from_slice(body);
+                }
             }
             out
         }
@@ -1216,17 +1422,13 @@ mod tests {
         let schema = Schema { tag: "shop.order".to_owned(), version: 300, readable_since: 2, codec: 1 };
         let body = Bytes::from_static(b"body");
         let message = MessageHead { mailbox: 5, number: 70_000, schema: 3, trace: None };
-        let call = |trace| CallFrame::Call {
-            id: 9,
-            timeout_ms: 5_000,
-            method: "shop.quote".to_owned(),
-            trace,
-            schema: schema.clone(),
-            body: body.clone(),
-        };
-        let failed = |status| CallFrame::Answer { id: 9, status, schema: None, body: Bytes::new() };
-        let answered =
-            CallFrame::Answer { id: 9, status: Status::Answered, schema: Some(schema.clone()), body: body.clone() };
+        let term = Term { method: "shop.quote".to_owned(), schema: schema.clone() };
+        let numbered = || TermRef::Number(3);
+        let in_full = || TermRef::InFull(Box::new(term.clone()));
+        let bare = |head| Any::Call(CallFrame { head, body: Bytes::new() });
+        let full = |head| Any::Call(CallFrame { head, body: body.clone() });
+        let call = |term, mode, trace| full(CallHead::Call { id: 9, term, timeout_ms: 5_000, mode, trace });
+        let end = |status| bare(CallHead::End { id: 9, status, items: 0 });
         vec![
             (
                 "01408c4453544200000101020304050607080000000000000000010000000201020470726f640b6140686f73743a343337\
@@ -1258,23 +1460,47 @@ mod tests {
                 "1223058001117003000102030405060708090a0b0c0d0e0f101112131415161718626f6479",
                 Any::Lane(LaneFrame::Message(MessageHead { trace: Some(trace), ..message }.with(body.clone()))),
             ),
-            ("20220953880a73686f702e71756f7465000a73686f702e6f72646572412c0201626f6479", Any::Call(call(None))),
+            ("20090903538800626f6479", call(numbered(), CallMode::Answer, None)),
             (
-                "203b0953880a73686f702e71756f746501000102030405060708090a0b0c0d0e0f1011121314151617180a73686f702e\
-                 6f72646572412c0201626f6479",
-                Any::Call(call(Some(trace))),
+                "202309000a73686f702e71756f74650a73686f702e6f72646572412c0201538800626f6479",
+                call(in_full(), CallMode::Answer, None),
             ),
-            ("211509000a73686f702e6f72646572412c0201626f6479", Any::Call(answered)),
-            ("21020901", Any::Call(failed(Status::NoSuchMethod))),
-            ("21020902", Any::Call(failed(Status::Mismatch))),
-            ("21020903", Any::Call(failed(Status::Undecodable))),
-            ("21020904", Any::Call(failed(Status::Panicked))),
-            ("21020905", Any::Call(failed(Status::Cancelled))),
-            ("21020906", Any::Call(failed(Status::ShuttingDown))),
-            ("21020907", Any::Call(failed(Status::Overloaded))),
-            ("21020908", Any::Call(failed(Status::Expired))),
-            ("21020909", Any::Call(failed(Status::AnswerTooLarge))),
-            ("220109", Any::Call(CallFrame::Cancel { id: 9 })),
+            (
+                "20220903538801000102030405060708090a0b0c0d0e0f101112131415161718626f6479",
+                call(numbered(), CallMode::Answer, Some(trace)),
+            ),
+            ("20090903538802626f6479", call(numbered(), CallMode::Nothing, None)),
+            (
+                "2026090353880580040000000102030405060708090a0b0c0d0e0f101112131415161718626f6479",
+                call(numbered(), CallMode::Items { limit: 1 << 18 }, Some(trace)),
+            ),
+            ("21060903626f6479", full(CallHead::Answer { id: 9, term: numbered() })),
+            (
+                "212009000a73686f702e71756f74650a73686f702e6f72646572412c0201626f6479",
+                full(CallHead::Answer { id: 9, term: in_full() }),
+            ),
+            ("250809412c03626f6479", full(CallHead::Item { id: 9, number: 300, term: numbered() })),
+            ("2303090000", end(Status::Answered)),
+            ("2303090100", end(Status::NoSuchMethod)),
+            ("2303090200", end(Status::Mismatch)),
+            ("2303090300", end(Status::Undecodable)),
+            ("2303090400", end(Status::Panicked)),
+            ("2303090500", end(Status::Cancelled)),
+            ("2303090600", end(Status::ShuttingDown)),
+            ("2303090700", end(Status::Overloaded)),
+            ("2303090800", end(Status::Expired)),
+            ("2303090900", end(Status::AnswerTooLarge)),
+            ("2306090080011170", bare(CallHead::End { id: 9, status: Status::Answered, items: 70_000 })),
+            ("220109", bare(CallHead::Cancel { id: 9 })),
+            ("26050980100000", bare(CallHead::Credit { id: 9, limit: 1 << 20 })),
+            (
+                "270e09010203040506070803626f6479",
+                full(CallHead::Reply { serial: 9, secret: [1, 2, 3, 4, 5, 6, 7, 8], term: numbered() }),
+            ),
+            (
+                "241b030a73686f702e71756f74650a73686f702e6f72646572412c0201",
+                bare(CallHead::Term { number: 3, term: term.clone() }),
+            ),
         ]
     }
 
@@ -1359,32 +1585,47 @@ mod tests {
         )
     }
 
-    fn call() -> impl Strategy<Value = CallFrame> {
+    fn term() -> impl Strategy<Value = Term> {
+        ("[a-z.]{0,255}", schema()).prop_map(|(method, schema)| Term { method, schema })
+    }
+
+    fn term_ref() -> impl Strategy<Value = TermRef> {
+        let number = prop_oneof![1..100u64, 1..=VARINT_MAX].prop_map(TermRef::Number);
+        prop_oneof![number, term().prop_map(|term| TermRef::InFull(Box::new(term)))]
+    }
+
+    fn mode() -> impl Strategy<Value = CallMode> {
         prop_oneof![
-            (number(), number(), "[a-z.]{0,255}", trace(), schema(), body()).prop_map(
-                |(id, timeout_ms, method, trace, schema, body)| CallFrame::Call {
-                    id,
-                    timeout_ms,
-                    method,
-                    trace,
-                    schema,
-                    body
-                }
-            ),
-            (number(), schema(), body()).prop_map(|(id, schema, body)| CallFrame::Answer {
-                id,
-                status: Status::Answered,
-                schema: Some(schema),
-                body
-            }),
-            (number(), 1..STATUSES.len()).prop_map(|(id, status)| CallFrame::Answer {
+            Just(CallMode::Answer),
+            Just(CallMode::Nothing),
+            number().prop_map(|limit| CallMode::Items { limit })
+        ]
+    }
+
+    fn call() -> impl Strategy<Value = CallFrame> {
+        let head = prop_oneof![
+            (number(), number(), term_ref(), mode(), trace())
+                .prop_map(|(id, timeout_ms, term, mode, trace)| CallHead::Call { id, timeout_ms, term, mode, trace }),
+            (number(), term_ref()).prop_map(|(id, term)| CallHead::Answer { id, term }),
+            (number(), number(), term_ref()).prop_map(|(id, number, term)| CallHead::Item { id, number, term }),
+            (number(), 0..STATUSES.len(), number()).prop_map(|(id, status, items)| CallHead::End {
                 id,
                 status: STATUSES[status],
-                schema: None,
-                body: Bytes::new()
+                items
             }),
-            number().prop_map(|id| CallFrame::Cancel { id }),
-        ]
+            number().prop_map(|id| CallHead::Cancel { id }),
+            (number(), number()).prop_map(|(id, limit)| CallHead::Credit { id, limit }),
+            (number(), any::<[u8; 8]>(), term_ref()).prop_map(|(serial, secret, term)| CallHead::Reply {
+                serial,
+                secret,
+                term
+            }),
+            (1..=VARINT_MAX, term()).prop_map(|(number, term)| CallHead::Term { number, term }),
+        ];
+        (head, body()).prop_map(|(head, body)| {
+            let body = if head.has_body() { body } else { Bytes::new() };
+            CallFrame { head, body }
+        })
     }
 
     fn hello() -> impl Strategy<Value = Hello> {

@@ -1,41 +1,62 @@
 //! The methods that a node serves, and the handlers at work.
 
-use std::any::Any;
 use std::collections::HashMap;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
-use std::sync::{Arc, RwLock};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::Shared;
+use super::exchange::{Answer, Content, ItemsIn, ItemsOut, ServedId, StreamEnd};
 use super::session::Session;
+use super::{Shared, lock};
+use crate::config::LONGEST;
 use crate::id::NodeId;
-use crate::wire::{Code, Schema, Status};
+use crate::trace::Trace;
+use crate::wire::{CallMode, Code, Status, Term};
 
-/// A request as the node sees it.
+/// A request as its handler sees it.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) caller: NodeId,
     pub(crate) deadline: Instant,
-    pub(crate) schema: Schema,
+    pub(crate) trace: Option<Trace>,
+    pub(crate) term: Arc<Term>,
     pub(crate) body: Bytes,
 }
 
-pub(crate) type HandlerFuture = Pin<Box<dyn Future<Output = Result<(Schema, Bytes), Status>> + Send>>;
-pub(crate) type Handler = Arc<dyn Fn(Request) -> HandlerFuture + Send + Sync>;
+/// A request with its place among the handlers, and the way back.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(crate) request: Request,
+    pub(crate) reply: Reply,
+    /// Kept until the answer has left: whoever does not read answers runs out of places.
+    pub(crate) place: Place,
+}
+
+/// A method being served.
+pub(crate) trait Handler: Send + Sync {
+    /// Runs the handler in a task of its own. Never waits.
+    fn spawn(self: Arc<Self>, incoming: Incoming) -> AbortHandle;
+
+    /// Whether it answers with a stream of items.
+    fn is_stream(&self) -> bool;
+}
+
+/// A handler, with a number of its own.
+type Served = (u64, Arc<dyn Handler>);
 
 /// The methods of a node, by name.
 pub(crate) struct Methods {
-    served: RwLock<HashMap<String, (u64, Handler)>>,
-    next: std::sync::atomic::AtomicU64,
-    handlers: Arc<Semaphore>,
-    handlers_max: usize,
+    served: RwLock<HashMap<String, Served>>,
+    next: AtomicU64,
+    load: Arc<Load>,
+    /// Handlers that nobody waits for, so that the end of the node is theirs too.
+    casts: Mutex<HashMap<u64, Option<AbortHandle>>>,
 }
 
 impl std::fmt::Debug for Methods {
@@ -45,148 +66,406 @@ impl std::fmt::Debug for Methods {
 }
 
 impl Methods {
-    pub(crate) fn new(handlers_max: usize) -> Self {
+    pub(crate) fn new(handlers_max: usize, bytes_max: usize) -> Self {
         Self {
             served: RwLock::default(),
-            next: std::sync::atomic::AtomicU64::new(0),
-            handlers: Arc::new(Semaphore::new(handlers_max)),
-            handlers_max,
+            next: AtomicU64::new(0),
+            load: Arc::new(Load::new(handlers_max, bytes_max)),
+            casts: Mutex::default(),
         }
     }
 
     /// Serves a method; `None` when its name is taken.
-    pub(crate) fn serve(&self, name: &str, handler: Handler) -> Option<u64> {
-        let mut served = self.served.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+    pub(crate) fn serve(&self, name: &str, handler: Arc<dyn Handler>) -> Option<u64> {
+        let mut served = self.served.write().unwrap_or_else(PoisonError::into_inner);
         if served.contains_key(name) {
             return None;
         }
-        let id = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
         served.insert(name.to_owned(), (id, handler));
         Some(id)
     }
 
     /// Serves the method no longer, if it is still the one of that id.
     pub(crate) fn remove(&self, name: &str, id: u64) {
-        let mut served = self.served.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut served = self.served.write().unwrap_or_else(PoisonError::into_inner);
         if served.get(name).is_some_and(|(served, _)| *served == id) {
             served.remove(name);
         }
     }
 
-    fn handler(&self, name: &str) -> Option<Handler> {
-        let served = self.served.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+    fn handler(&self, name: &str) -> Option<Arc<dyn Handler>> {
+        let served = self.served.read().unwrap_or_else(PoisonError::into_inner);
         served.get(name).map(|(_, handler)| handler.clone())
     }
 
-    /// Waits until no handler runs.
-    pub(crate) async fn drained(&self) {
-        let _ = self.handlers.acquire_many(self.handlers_max as u32).await;
-    }
-
-    /// Runs a request of this very node.
-    pub(crate) async fn run_local(
-        &self,
-        shared: &Shared,
-        name: &str,
-        request: Request,
-    ) -> Result<(Schema, Bytes), Status> {
+    /// The handler that a request asks for, or why there is none.
+    fn find(&self, shared: &Shared, name: &str, mode: CallMode) -> Result<Arc<dyn Handler>, Status> {
         if shared.is_stopping() {
             return Err(Status::ShuttingDown);
         }
         let handler = self.handler(name).ok_or(Status::NoSuchMethod)?;
-        let _permit = self.handlers.clone().try_acquire_owned().map_err(|_| Status::Overloaded)?;
-        run(&handler, request).await
+        // A cast may go to either; what a stream says is then thrown away.
+        let is_meant = match mode {
+            CallMode::Answer => !handler.is_stream(),
+            CallMode::Items { .. } => handler.is_stream(),
+            CallMode::Nothing => true,
+        };
+        if is_meant { Ok(handler) } else { Err(Status::Mismatch) }
+    }
+
+    /// Waits until no handler runs.
+    pub(crate) async fn drained(&self) {
+        loop {
+            let idle = self.load.idle.notified();
+            tokio::pin!(idle);
+            idle.as_mut().enable();
+            if self.load.handlers() == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    /// The node ends: nobody waits for what still runs.
+    pub(crate) fn end(&self) {
+        let casts = std::mem::take(&mut *lock(&self.casts));
+        casts.into_values().flatten().for_each(|task| task.abort());
+    }
+
+    /// How many handlers run, and what their requests take.
+    pub(crate) fn load(&self) -> (usize, usize) {
+        (self.load.handlers(), self.load.bytes.load(Ordering::Acquire))
     }
 }
 
-/// Handles a peer's request: runs the method's handler, or answers why not. Never waits.
+/// How many handlers run, of a node or for a peer, and what their requests take.
+#[derive(Debug)]
+pub(crate) struct Load {
+    handlers: AtomicUsize,
+    handlers_max: usize,
+    bytes: AtomicUsize,
+    bytes_max: usize,
+    idle: Notify,
+}
+
+impl Load {
+    pub(crate) fn new(handlers_max: usize, bytes_max: usize) -> Self {
+        Self { handlers: AtomicUsize::new(0), handlers_max, bytes: AtomicUsize::new(0), bytes_max, idle: Notify::new() }
+    }
+
+    pub(crate) fn handlers(&self) -> usize {
+        self.handlers.load(Ordering::Acquire)
+    }
+
+    /// Takes a place, if there is one. One request always may take what it needs.
+    fn take(&self, bytes: usize) -> bool {
+        let handlers = self.handlers.fetch_add(1, Ordering::AcqRel);
+        let before = self.bytes.fetch_add(bytes, Ordering::AcqRel);
+        let has_room = before == 0 || before + bytes <= self.bytes_max;
+        if handlers < self.handlers_max && has_room {
+            return true;
+        }
+        self.give(bytes);
+        false
+    }
+
+    fn give(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        if self.handlers.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.idle.notify_waiters();
+        }
+    }
+}
+
+/// A place among the handlers. Dropping it gives it back.
+#[derive(Debug)]
+pub(crate) struct Place {
+    node: Arc<Load>,
+    peer: Option<Arc<Load>>,
+    bytes: usize,
+}
+
+impl Place {
+    fn take(node: &Arc<Load>, peer: Option<&Arc<Load>>, bytes: usize) -> Result<Self, Status> {
+        if peer.is_some_and(|peer| !peer.take(bytes)) {
+            return Err(Status::Overloaded);
+        }
+        if !node.take(bytes) {
+            if let Some(peer) = peer {
+                peer.give(bytes);
+            }
+            return Err(Status::Overloaded);
+        }
+        Ok(Self { node: node.clone(), peer: peer.cloned(), bytes })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(peer) = &self.peer {
+            peer.give(self.bytes);
+        }
+        self.node.give(self.bytes);
+    }
+}
+
+/// Where a handler's outcome goes. Dropped without one, it says that the handler was stopped.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    shared: Arc<Shared>,
+    to: To,
+    is_local: bool,
+    is_over: AtomicBool,
+}
+
+#[derive(Debug)]
+enum To {
+    Peer { session: Arc<Session>, call: ServedId, items: Option<Arc<ItemsOut>> },
+    Local(Mutex<Option<oneshot::Sender<Answer>>>),
+    LocalItems { out: Arc<ItemsOut>, inn: Arc<ItemsIn> },
+    Cast { id: u64 },
+}
+
+impl Reply {
+    fn new(shared: &Arc<Shared>, to: To, is_local: bool) -> Self {
+        Self { shared: shared.clone(), to, is_local, is_over: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Whether this very node calls.
+    pub(crate) fn is_local(&self) -> bool {
+        self.is_local
+    }
+
+    /// The largest answer or item.
+    pub(crate) fn size_max(&self) -> usize {
+        match &self.to {
+            To::Peer { session, .. } => session.message_max,
+            _ => self.shared.config.message_max,
+        }
+    }
+
+    /// Sends the outcome. Waits until the answer has left.
+    pub(crate) async fn send(self, outcome: Result<Content, Status>) {
+        let content = match outcome {
+            Ok(content) if content.body.len() <= self.size_max() => content,
+            Ok(_) => return self.end(Status::AnswerTooLarge),
+            Err(status) => return self.end(status),
+        };
+        match &self.to {
+            To::Peer { session, call, .. } => {
+                session.answer(*call, content).await;
+                self.is_over.store(true, Ordering::Relaxed);
+            }
+            To::Local(done) => {
+                let term = Term { method: String::new(), schema: (content.kind.schema)() };
+                if let Some(done) = lock(done).take() {
+                    let _ = done.send(Answer::Answered { term: Arc::new(term), body: content.body });
+                }
+                self.is_over.store(true, Ordering::Relaxed);
+            }
+            To::LocalItems { .. } | To::Cast { .. } => self.end(Status::Answered),
+        }
+    }
+
+    /// Sends an item. Waits for credit and room. Says whether it was sent, which it is not after the end.
+    pub(crate) async fn item(&self, content: Content) -> bool {
+        match &self.to {
+            To::Peer { session, call, items: Some(items) } => session.item(*call, items, content).await,
+            To::LocalItems { out, inn } => {
+                out.credit().await;
+                let Some(number) = out.number(content.body.len()) else { return false };
+                let term = Term { method: String::new(), schema: (content.kind.schema)() };
+                inn.arrived(number, Arc::new(term), content.body).is_ok()
+            }
+            // Nobody listens, but the handler of a cast goes on.
+            _ => !self.is_over.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Says that there is no answer, or no further item.
+    pub(crate) fn end(&self, status: Status) {
+        if self.is_over.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        match &self.to {
+            To::Peer { session, call, items } => {
+                session.end_call(*call, status, items.as_ref().map_or(0, |items| items.end()));
+            }
+            To::Local(done) => {
+                if let Some(done) = lock(done).take() {
+                    let _ = done.send(Answer::Failed(status));
+                }
+            }
+            To::LocalItems { out, inn } => drop(inn.finish(out.end(), StreamEnd::Status(status))),
+            To::Cast { id } => {
+                lock(&self.shared.methods.casts).remove(id);
+                if status != Status::Answered {
+                    tracing::debug!(?status, "a cast came to nothing");
+                    self.shared.counters.cast_failed();
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        self.end(if std::thread::panicking() { Status::Panicked } else { Status::Cancelled });
+    }
+}
+
+/// A call of a peer.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    pub(super) id: u64,
+    pub(super) timeout_ms: u64,
+    pub(super) mode: CallMode,
+    pub(super) trace: Option<Trace>,
+    pub(super) term: Arc<Term>,
+    pub(super) body: Bytes,
+}
+
+/// Handles a peer's request: starts the method's handler, or answers why not. Never waits.
 ///
 /// # Errors
-/// The code to close the link with, when the peer has too many calls open.
-pub(crate) fn serve(
-    shared: &Arc<Shared>,
-    session: &Arc<Session>,
-    id: u64,
-    timeout_ms: u64,
-    method: &str,
-    schema: Schema,
-    body: Bytes,
-) -> Result<(), Code> {
-    // A day is beyond any call; it also keeps the deadline from overflowing.
-    let timeout = Duration::from_millis(timeout_ms.min(24 * 60 * 60 * 1000));
-    let deadline = Instant::now() + timeout;
-    let ready = if shared.is_stopping() {
-        Err(Status::ShuttingDown)
-    } else {
-        let methods = &shared.methods;
-        methods.handler(method).ok_or(Status::NoSuchMethod).and_then(|handler| {
-            let permit = methods.handlers.clone().try_acquire_owned().map_err(|_| Status::Overloaded)?;
-            Ok((handler, permit))
-        })
+/// The code to close the link with, when the peer has too many refusals unread.
+pub(super) fn serve(shared: &Arc<Shared>, session: &Arc<Session>, call: Arrived) -> Result<(), Code> {
+    let Arrived { id, timeout_ms, mode, trace, term, body } = call;
+    let deadline = Instant::now() + Duration::from_millis(timeout_ms).min(LONGEST);
+    let methods = &shared.methods;
+    let handler = methods.find(shared, &term.method, mode);
+    let start = |to| {
+        let handler = handler?;
+        let place = Place::take(&methods.load, Some(session.handlers()), body.len())?;
+        shared.counters.served();
+        let request = Request { caller: session.peer.clone(), deadline, trace, term, body };
+        Ok(handler.spawn(Incoming { request, reply: Reply::new(shared, to, false), place }))
     };
-    let caller = session.peer.clone();
-    let at = session.clone();
-    match ready {
-        Ok((handler, permit)) => session.serve(id, || {
-            let task = tokio::spawn(async move {
-                let outcome = run(&handler, Request { caller, deadline, schema, body }).await;
-                // A call until its answer has left: whoever does not read answers reaches the limit of calls.
-                match outcome {
-                    Ok((schema, body)) if body.len() <= at.message_max => {
-                        at.answer(id, Status::Answered, Some(schema), body).await;
-                    }
-                    Ok(_) => at.answer(id, Status::AnswerTooLarge, None, Bytes::new()).await,
-                    Err(status) => at.answer(id, status, None, Bytes::new()).await,
-                }
-                at.served(id);
-                drop(permit);
-            });
-            task.abort_handle()
-        }),
-        // An open call until the refusal has left, so a peer that floods and does not read reaches its limit.
-        Err(status) => session.serve(id, || {
-            let task = tokio::spawn(async move {
-                at.answer(id, status, None, Bytes::new()).await;
-                at.served(id);
-            });
-            task.abort_handle()
-        }),
+    match mode {
+        CallMode::Nothing => {
+            methods.cast(shared, start);
+            Ok(())
+        }
+        CallMode::Answer | CallMode::Items { .. } => {
+            let items = match mode {
+                CallMode::Items { limit } => Some(ItemsOut::new(limit)),
+                _ => None,
+            };
+            session.serve(id, items.clone(), |call| {
+                let task = start(To::Peer { session: session.clone(), call, items });
+                task.inspect_err(|status| shared.counters.refused(*status))
+            })
+        }
     }
 }
 
-/// Runs a handler to its end or its deadline, whichever is first; a panic is contained.
-async fn run(handler: &Handler, request: Request) -> Result<(Schema, Bytes), Status> {
-    let deadline = request.deadline;
-    let future = catch_unwind(AssertUnwindSafe(|| handler(request))).map_err(|panic| {
-        log_panic(&panic);
-        Status::Panicked
-    })?;
-    match tokio::time::timeout_at(deadline, Contained(future)).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(Status::Expired),
+impl Methods {
+    /// Starts a handler that nobody waits for.
+    fn cast(&self, shared: &Shared, start: impl FnOnce(To) -> Result<AbortHandle, Status>) {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        // First, so that its end does not come before its beginning.
+        lock(&self.casts).insert(id, None);
+        match start(To::Cast { id }) {
+            Ok(task) => {
+                if let Some(cast) = lock(&self.casts).get_mut(&id) {
+                    *cast = Some(task);
+                }
+            }
+            Err(status) => {
+                lock(&self.casts).remove(&id);
+                tracing::debug!(?status, "a cast came to nothing");
+                shared.counters.refused(status);
+                shared.counters.cast_failed();
+            }
+        }
     }
+
+    fn start_local(
+        &self,
+        shared: &Arc<Shared>,
+        method: &str,
+        mode: CallMode,
+        request: Request,
+        to: To,
+    ) -> Result<AbortHandle, Status> {
+        let handler = self.find(shared, method, mode)?;
+        let place = Place::take(&self.load, None, request.body.len())?;
+        shared.counters.served();
+        Ok(handler.spawn(Incoming { request, reply: Reply::new(shared, to, true), place }))
+    }
+}
+
+/// A handler of this very node that ends when nobody waits for it any more.
+#[derive(Debug)]
+pub(crate) struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Calls a method of this very node.
+pub(crate) async fn call_local(shared: &Arc<Shared>, request: Request) -> Answer {
+    let (done, answer) = oneshot::channel();
+    let term = request.term.clone();
+    match shared.methods.start_local(shared, &term.method, CallMode::Answer, request, To::Local(Mutex::new(Some(done))))
+    {
+        Ok(task) => {
+            let _task = AbortOnDrop(task);
+            answer.await.unwrap_or(Answer::Failed(Status::Cancelled))
+        }
+        Err(status) => {
+            shared.counters.refused(status);
+            Answer::Failed(status)
+        }
+    }
+}
+
+/// Calls a method of this very node that answers with items.
+pub(crate) fn stream_local(
+    shared: &Arc<Shared>,
+    request: Request,
+    inn: &Arc<ItemsIn>,
+    limit: u64,
+) -> Option<(AbortOnDrop, Arc<ItemsOut>)> {
+    let out = ItemsOut::new(limit);
+    let term = request.term.clone();
+    let to = To::LocalItems { out: out.clone(), inn: inn.clone() };
+    match shared.methods.start_local(shared, &term.method, CallMode::Items { limit }, request, to) {
+        Ok(task) => Some((AbortOnDrop(task), out)),
+        Err(status) => {
+            shared.counters.refused(status);
+            let _ = inn.finish(0, StreamEnd::Status(status));
+            None
+        }
+    }
+}
+
+/// Casts to a method of this very node.
+pub(crate) fn cast_local(shared: &Arc<Shared>, request: Request) {
+    let methods = &shared.methods;
+    let term = request.term.clone();
+    methods.cast(shared, |to| methods.start_local(shared, &term.method, CallMode::Nothing, request, to));
 }
 
 /// A future whose panic is an outcome.
-struct Contained(HandlerFuture);
-
-impl Future for Contained {
-    type Output = Result<(Schema, Bytes), Status>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+pub(crate) async fn contained<T>(future: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|context| {
         // The future is not polled again after a panic, so nobody sees what it left half done.
-        catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(context))).unwrap_or_else(|panic| {
-            log_panic(&panic);
-            Poll::Ready(Err(Status::Panicked))
+        catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))).unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<&str>().copied();
+            let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+            tracing::warn!(panic = text.unwrap_or("no text"), "a handler panicked");
+            std::task::Poll::Ready(Err(Status::Panicked))
         })
-    }
-}
-
-fn log_panic(panic: &Box<dyn Any + Send>) {
-    let text = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no text");
-    tracing::warn!(panic = text, "a handler panicked");
+    })
+    .await
 }

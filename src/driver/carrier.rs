@@ -15,7 +15,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::exchange::Answer;
+use super::exchange::{Heard, LargeCall};
 use super::session::{OwnStream, Session, Take, wire_code};
 use super::{Command, Shared, lock};
 use crate::proto::lanes::{Grant, Short};
@@ -24,7 +24,7 @@ use crate::proto::links::LinkId;
 use crate::transport::Link;
 use crate::transport::link::{Receiver, Sender, StreamError};
 use crate::wire::{
-    CONTROL_MAX, CallFrame, Code, Control, LaneFrame, OVERHEAD_MAX, SKIPPABLE, Splitter, Status, StreamKind,
+    CONTROL_MAX, CallFrame, CallHead, Code, Control, LaneFrame, OVERHEAD_MAX, SKIPPABLE, Splitter, StreamKind,
     put_message_head, put_schema,
 };
 
@@ -67,13 +67,15 @@ pub(crate) struct Carrier {
     /// Control frames of this link alone.
     control: Mutex<Vec<u8>>,
     control_ready: Notify,
-    /// One per channel: lanes, call streams, writers of bodies.
+    /// One per channel: lanes, call streams, writers of bodies, writers of large calls.
     channels: Vec<Notify>,
     /// Which channels have been signalled once, so that their writers are to run.
     started: AtomicU64,
     start: Notify,
     next_body: AtomicUsize,
     bodies: std::ops::Range<usize>,
+    next_large_call: AtomicUsize,
+    large_calls: std::ops::Range<usize>,
     finishing: Mutex<Finishing>,
     pings: Mutex<Pings>,
     closed_with: Mutex<Option<Code>>,
@@ -125,7 +127,8 @@ impl Carrier {
             idle: if is_kept { Idle::Keep(config.keep_alive) } else { Idle::Close(config.idle_close) },
         };
         let writers = config.lanes + config.call_streams;
-        let channels = writers + config.bulk_streams;
+        let bodies = writers..writers + config.bulk_streams;
+        let large_calls = bodies.end..bodies.end + config.bulk_streams;
         let carrier = Arc::new(Self {
             id,
             link: greeted.link.clone(),
@@ -135,11 +138,13 @@ impl Carrier {
             clock_changed: Notify::new(),
             control: Mutex::default(),
             control_ready: Notify::new(),
-            channels: (0..channels).map(|_| Notify::new()).collect(),
+            channels: (0..large_calls.end).map(|_| Notify::new()).collect(),
             started: AtomicU64::new(0),
             start: Notify::new(),
             next_body: AtomicUsize::new(0),
-            bodies: writers..channels,
+            bodies,
+            next_large_call: AtomicUsize::new(0),
+            large_calls,
             finishing: Mutex::default(),
             pings: Mutex::default(),
             closed_with: Mutex::default(),
@@ -182,6 +187,12 @@ impl Carrier {
         self.signal(self.bodies.start + turn % self.bodies.len());
     }
 
+    /// A large frame of a call waits for a stream of its own.
+    pub(crate) fn signal_large_call(&self) {
+        let turn = self.next_large_call.fetch_add(1, Ordering::Relaxed);
+        self.signal(self.large_calls.start + turn % self.large_calls.len());
+    }
+
     pub(crate) fn signal_control(&self) {
         self.control_ready.notify_one();
     }
@@ -192,12 +203,18 @@ impl Carrier {
         self.control_ready.notify_one();
     }
 
-    /// Counted under the clock's lock, so that the last count is the one that stands.
-    pub(crate) fn calls_changed(&self) {
+    /// The first of the open calls, perhaps: from now on a sign of life is awaited. That the last one is over is noticed
+    /// when it matters, at the next sign.
+    pub(crate) fn calls_began(&self) {
         let mut clock = lock(&self.clock);
+        let was_waiting = clock.is_waiting();
+        // Counted under the clock's lock, so that the last count is the one that stands.
         clock.calls_open(self.session.calls_open(), now());
+        let is_news = !was_waiting && clock.is_waiting();
         drop(clock);
-        self.clock_changed.notify_one();
+        if is_news {
+            self.clock_changed.notify_one();
+        }
     }
 
     /// Begins the agreed stop.
@@ -356,6 +373,8 @@ fn start_writers(carrier: &Arc<Carrier>, tasks: &mut JoinSet<()>) {
         tasks.spawn(async move {
             let result = if carrier.bodies.contains(&channel) {
                 write_bodies(&carrier, channel).await
+            } else if carrier.large_calls.contains(&channel) {
+                write_large_calls(&carrier, channel).await
             } else {
                 let kind = if channel < lanes { StreamKind::Lane } else { StreamKind::Calls };
                 write_channel(&carrier, channel, kind).await
@@ -448,6 +467,45 @@ async fn write_bodies(carrier: &Carrier, channel: usize) -> Result<(), StreamErr
     }
 }
 
+/// Writes large frames of calls, each on a stream of its own, which is reset when nobody wants it any more.
+async fn write_large_calls(carrier: &Carrier, channel: usize) -> Result<(), StreamError> {
+    let session = &carrier.session;
+    loop {
+        match session.take_large_call(carrier.id) {
+            Err(()) => return Ok(()),
+            Ok(None) => carrier.channels[channel].notified().await,
+            Ok(Some(LargeCall { head, body, cost, mut wanted })) => {
+                carrier.wrote();
+                // Not given up before it is counted, because the peer counts it too.
+                let mut stream = carrier.open(StreamKind::LargeCall, 0).await?;
+                let writing = async {
+                    stream.write(&head).await?;
+                    stream.write_chunk(body).await?;
+                    stream.finish_and_wait().await
+                };
+                let written = tokio::select! {
+                    written = writing => Some(written),
+                    () = unwanted(wanted.as_mut()) => None,
+                };
+                session.large_call_written(cost);
+                match written {
+                    Some(Ok(())) => drop(wanted.map(|wanted| wanted.send(()))),
+                    Some(Err(error)) => return Err(error),
+                    None => {}
+                }
+            }
+        }
+    }
+}
+
+/// Resolves when nobody wants a frame any more.
+async fn unwanted(wanted: Option<&mut oneshot::Sender<()>>) {
+    match wanted {
+        Some(wanted) => wanted.closed().await,
+        None => std::future::pending().await,
+    }
+}
+
 async fn write_control(carrier: Arc<Carrier>, mut stream: Sender) {
     let mut bytes = Vec::new();
     loop {
@@ -482,7 +540,15 @@ async fn accept_streams(carrier: Arc<Carrier>, mut control: Option<(Receiver, Sp
     loop {
         if let Some((stream, splitter)) = control.take() {
             has_control = true;
-            let reader = Reader { stream, splitter, frame_timeout, carrier: carrier.clone(), room: None };
+            let reader = Reader {
+                stream,
+                splitter,
+                frame_timeout,
+                carrier: carrier.clone(),
+                room: None,
+                heard: Heard::default(),
+                is_served: false,
+            };
             readers.spawn(read(reader, StreamKind::Control));
         }
         let mut stream = tokio::select! {
@@ -519,7 +585,12 @@ async fn accept_streams(carrier: Arc<Carrier>, mut control: Option<(Receiver, Sp
                 Some(kind) if kind != StreamKind::Control => {
                     let mut splitter = Splitter::new(message_max + OVERHEAD_MAX);
                     splitter.push(first.slice_ref(rest));
-                    read(Reader { stream, splitter, frame_timeout, carrier, room: None }, kind).await;
+                    let heard = Heard::default();
+                    read(
+                        Reader { stream, splitter, frame_timeout, carrier, room: None, heard, is_served: false },
+                        kind,
+                    )
+                    .await;
                 }
                 None if kind & SKIPPABLE != 0 => {
                     stream.stop();
@@ -559,6 +630,10 @@ struct Reader {
     carrier: Arc<Carrier>,
     /// For the frame that has begun.
     room: Option<OwnedSemaphorePermit>,
+    /// What was declared for calls on this stream.
+    heard: Heard,
+    /// The one frame of a stream of its own has come.
+    is_served: bool,
 }
 
 /// Reads a stream to its end. Whatever is wrong with it ends the session.
@@ -577,12 +652,36 @@ async fn read(mut reader: Reader, kind: StreamKind) {
     }
 }
 
+/// Why a stream brings nothing more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StreamFlaw {
+    LinkEnded,
+    Reset,
+    Slow,
+}
+
+impl StreamFlaw {
+    /// The code to close the link with, unless it has ended.
+    fn code(self) -> Option<Code> {
+        match self {
+            Self::LinkEnded => None,
+            Self::Reset => Some(Code::PROTOCOL),
+            Self::Slow => Some(Code::SLOW),
+        }
+    }
+}
+
 impl Reader {
     /// `Err(None)` when the link ended.
     async fn read_frames(&mut self, kind: StreamKind) -> Result<(), Option<Code>> {
         loop {
             self.handle_frames(kind).map_err(Some)?;
-            let Some(chunk) = self.next_chunk().await? else {
+            let chunk = match self.next_chunk().await {
+                // The one frame of such a stream is taken back.
+                Err(StreamFlaw::Reset) if kind == StreamKind::LargeCall => return Ok(()),
+                chunk => chunk.map_err(StreamFlaw::code)?,
+            };
+            let Some(chunk) = chunk else {
                 return if self.splitter.is_begun() { Err(Some(Code::PROTOCOL)) } else { Ok(()) };
             };
             let now = now();
@@ -595,20 +694,20 @@ impl Reader {
         }
     }
 
-    async fn next_chunk(&mut self) -> Result<Option<bytes::Bytes>, Option<Code>> {
+    async fn next_chunk(&mut self) -> Result<Option<bytes::Bytes>, StreamFlaw> {
         let read = if self.splitter.is_begun() {
             self.make_room().await;
             match timeout(self.frame_timeout, self.progress()).await {
                 Ok(read) => read,
-                Err(_) => return Err(Some(Code::SLOW)),
+                Err(_) => return Err(StreamFlaw::Slow),
             }
         } else {
             self.room = None;
             self.stream.read().await
         };
         read.map_err(|error| match error {
-            StreamError::LinkEnded => None,
-            StreamError::Reset => Some(Code::PROTOCOL),
+            StreamError::LinkEnded => StreamFlaw::LinkEnded,
+            StreamError::Reset => StreamFlaw::Reset,
         })
     }
 
@@ -669,36 +768,29 @@ impl Reader {
                 });
                 self.carrier.session.receive(frames)
             }
-            StreamKind::Calls => {
-                while let Some(frame) = self.splitter.next_frame().map_err(wire_code)? {
-                    if let Some(frame) = CallFrame::decode(frame).map_err(wire_code)? {
-                        self.carrier.handle_call(frame)?;
-                    }
-                }
-                Ok(())
-            }
+            StreamKind::Calls | StreamKind::LargeCall => self.handle_calls(kind),
         }
+    }
+
+    fn handle_calls(&mut self, kind: StreamKind) -> Result<(), Code> {
+        let Some(shared) = self.carrier.shared.upgrade() else { return Err(Code::SHUTDOWN) };
+        while let Some(frame) = self.splitter.next_frame().map_err(wire_code)? {
+            let Some(frame) = CallFrame::decode(frame).map_err(wire_code)? else { continue };
+            if kind == StreamKind::LargeCall {
+                // What its frame means, and then that frame.
+                let is_term = matches!(frame.head, CallHead::Term { .. });
+                if self.is_served || !(is_term || frame.head.has_body()) {
+                    return Err(Code::PROTOCOL);
+                }
+                self.is_served = !is_term;
+            }
+            self.carrier.session.receive_call(&shared, &mut self.heard, frame)?;
+        }
+        Ok(())
     }
 }
 
 impl Carrier {
-    fn handle_call(&self, frame: CallFrame) -> Result<(), Code> {
-        let session = &self.session;
-        match frame {
-            CallFrame::Call { id, timeout_ms, method, trace: _, schema, body } => {
-                if let Some(shared) = self.shared.upgrade() {
-                    super::calls::serve(&shared, session, id, timeout_ms, &method, schema, body)?;
-                }
-            }
-            CallFrame::Answer { id, status: Status::Answered, schema: Some(schema), body } => {
-                session.answered(id, Answer::Answered { schema, body });
-            }
-            CallFrame::Answer { id, status, .. } => session.answered(id, Answer::Failed(status)),
-            CallFrame::Cancel { id } => session.cancelled_by_caller(id),
-        }
-        Ok(())
-    }
-
     fn handle_control(&self, frame: Control) -> Result<(), Code> {
         let session = &self.session;
         match frame {
@@ -724,7 +816,10 @@ impl Carrier {
                 }
             }
             Control::Pong { seq } => {
-                lock(&self.clock).pong(seq, now());
+                let mut clock = lock(&self.clock);
+                clock.calls_open(self.session.calls_open(), now());
+                clock.pong(seq, now());
+                drop(clock);
                 self.clock_changed.notify_one();
             }
             Control::Stop { code, streams } => {

@@ -12,6 +12,7 @@ use super::lock;
 use super::session::Letter;
 use crate::codec::DecodeError;
 use crate::id::{BySerial, NodeId, Pid};
+use crate::trace::Trace;
 
 /// A message that its mailbox could not read, as [`Builder::on_refused`](crate::Builder::on_refused) is told. The link and
 /// the mailbox live on.
@@ -121,7 +122,7 @@ struct State<T> {
 #[derive(Debug)]
 pub(crate) enum Entry<T> {
     /// From this node, as a value.
-    Local(T),
+    Local { message: T, trace: Option<Box<Trace>> },
     /// From a peer, as bytes.
     Letter(Letter),
 }
@@ -135,33 +136,33 @@ pub(crate) enum LocalRefused<T> {
 
 impl<T: Send + 'static> Queue<T> {
     /// Waits for room, then delivers the value.
-    pub(crate) async fn push(&self, value: T) -> Result<(), LocalRefused<T>> {
+    pub(crate) async fn push(&self, value: T, trace: Option<Trace>) -> Result<(), LocalRefused<T>> {
         match self.room.acquire().await {
             Ok(permit) => {
                 permit.forget();
-                self.push_entry(value)
+                self.push_entry(value, trace)
             }
             Err(_) => Err(LocalRefused::Closed(value)),
         }
     }
 
-    pub(crate) fn try_push(&self, value: T) -> Result<(), LocalRefused<T>> {
+    pub(crate) fn try_push(&self, value: T, trace: Option<Trace>) -> Result<(), LocalRefused<T>> {
         match self.room.try_acquire() {
             Ok(permit) => {
                 permit.forget();
-                self.push_entry(value)
+                self.push_entry(value, trace)
             }
             Err(TryAcquireError::NoPermits) => Err(LocalRefused::Full(value)),
             Err(TryAcquireError::Closed) => Err(LocalRefused::Closed(value)),
         }
     }
 
-    fn push_entry(&self, value: T) -> Result<(), LocalRefused<T>> {
+    fn push_entry(&self, value: T, trace: Option<Trace>) -> Result<(), LocalRefused<T>> {
         let mut state = lock(&self.state);
         if state.is_closed {
             return Err(LocalRefused::Closed(value));
         }
-        state.entries.push_back(Entry::Local(value));
+        state.entries.push_back(Entry::Local { message: value, trace: trace.map(Box::new) });
         let reader = state.reader.take();
         drop(state);
         if let Some(reader) = reader {

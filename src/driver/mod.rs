@@ -4,8 +4,10 @@
 //! [`proto::links`](crate::proto::links). It waits for commands, deadlines and arrivals, never for a socket. Payload does
 //! not pass it: handles and links meet in [`session`].
 
+pub(crate) mod asks;
 pub(crate) mod calls;
 pub(crate) mod carrier;
+pub(crate) mod counters;
 pub(crate) mod events;
 pub(crate) mod exchange;
 pub(crate) mod mailboxes;
@@ -23,8 +25,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
+use self::asks::Asks;
 use self::calls::Methods;
 use self::carrier::{Carrier, Greeted};
+use self::counters::CallCounters;
 use self::events::Events;
 use self::mailboxes::{Mailboxes, RefusedHook};
 use self::peers::Failure;
@@ -56,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) tls: Tls,
     pub(crate) mailboxes: Mailboxes,
     pub(crate) methods: Methods,
+    pub(crate) asks: Asks,
+    pub(crate) counters: CallCounters,
     pub(crate) events: Events,
     pub(crate) pool: Arc<Mutex<Pool>>,
     pub(crate) on_refused: Option<RefusedHook>,
@@ -238,6 +244,7 @@ impl Shared {
     /// Closes a mailbox here, and at every peer that sends to it.
     pub(crate) fn close_mailbox(&self, serial: u64) {
         self.mailboxes.remove(serial);
+        self.asks.mailbox_closed(&self.id(), serial);
         for session in self.sessions() {
             session.close_mailbox(serial);
         }
@@ -303,7 +310,9 @@ pub(crate) fn start(start: Start) -> Arc<Shared> {
     let links = Links::new(id.clone(), *tls.own_spki(), limits, seed);
     let shared = Arc::new(Shared {
         mailboxes: Mailboxes::default(),
-        methods: Methods::new(config.handlers_max),
+        methods: Methods::new(config.handlers_max, config.calls_budget),
+        asks: Asks::new(config.calls_max),
+        counters: CallCounters::default(),
         events: Events::new(config.events_max),
         pool: Arc::new(Mutex::new(Pool::new(config.window_budget_total as u64, config.bulk_budget_total as u64))),
         config,
@@ -598,6 +607,7 @@ impl Node {
                 }
                 drop(sessions);
                 ended.end(reason);
+                self.shared.asks.session_ended(session);
                 self.shared.events.down(peer.clone(), reason);
                 // Who asked for a link while this one went wants the next session.
                 if self.waiting.contains_key(peer.name()) {
@@ -688,6 +698,8 @@ impl Node {
             self.shared.events.down(session.peer.clone(), DownReason::Shutdown);
         }
         self.shared.sessions.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.shared.methods.end();
+        self.shared.asks.end_all();
         for done in std::mem::take(&mut self.waiting).into_values().flatten() {
             let _ = done.send(Err(ConnectError::Shutdown));
         }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::carrier::Carrier;
-use super::exchange::Exchange;
+use super::exchange::{Exchange, LargeCall, Terms};
 use super::mailboxes::Inbox;
 use super::{PoolChange, Shared, lock};
 use crate::config::Config;
@@ -171,6 +171,9 @@ struct Out {
     /// What the lane and call streams write next.
     channels: Vec<Buffer>,
     bodies: VecDeque<MessageFrame>,
+    /// What was declared for calls, and the large frames of calls.
+    terms: Terms,
+    large_calls: VecDeque<LargeCall>,
     grants: BTreeMap<u64, Grant>,
     /// Requests for credit, and credit given back, as the frames that say so.
     needs: BTreeMap<u64, Control>,
@@ -242,7 +245,6 @@ impl Session {
             windows_max: config.window_budget as u64,
             large_max: config.bulk_budget as u64,
         };
-        let buffer = config.send_buffer as u64;
         Arc::new(Self {
             id,
             peer: peer.id.clone(),
@@ -255,11 +257,18 @@ impl Session {
             lanes: config.lanes,
             call_streams: config.call_streams,
             out: Mutex::new(Out {
-                lanes: Outbound::new(peer.first_credit.into(), peer.lanes_max as usize, buffer, buffer),
+                lanes: Outbound::new(
+                    peer.first_credit.into(),
+                    peer.lanes_max as usize,
+                    config.send_buffer as u64,
+                    config.bulk_buffer as u64,
+                ),
                 schemas: Vec::new(),
                 schema_ids: HashMap::new(),
                 channels: (0..config.lanes + config.call_streams).map(|_| Buffer::default()).collect(),
                 bodies: VecDeque::new(),
+                terms: Terms::default(),
+                large_calls: VecDeque::new(),
                 grants: BTreeMap::new(),
                 needs: BTreeMap::new(),
                 returns: BTreeMap::new(),
@@ -376,12 +385,13 @@ impl Session {
         if !out.bodies.is_empty() {
             (0..out.bodies.len()).for_each(|_| carrier.signal_body());
         }
+        (0..out.large_calls.len()).for_each(|_| carrier.signal_large_call());
         carrier.signal_control();
         drop(out);
         if let Some(old) = old {
             old.signal_all();
         }
-        carrier.calls_changed();
+        carrier.calls_began();
     }
 
     /// The link carries nothing new, because it stops. For a code that ends the session what was taken is still written.
@@ -429,6 +439,7 @@ impl Session {
         out.lanes.drain_waiting();
         out.channels.iter_mut().for_each(|buffer| *buffer = Buffer::default());
         out.bodies.clear();
+        out.large_calls.clear();
         drop(out);
         refuse_all(refused);
         self.exchange.end();
@@ -458,7 +469,9 @@ impl Session {
             return if out.closing { Take::Detached } else { Take::Empty };
         }
         let is_lane = channel < self.lanes;
-        if is_lane && *declared < out.schemas.len() {
+        if !is_lane {
+            out.terms.declare(declared, bytes);
+        } else if *declared < out.schemas.len() {
             for (id, schema) in out.schemas.iter().enumerate().skip(*declared) {
                 put_schema(bytes, id as u64, schema);
             }
@@ -690,6 +703,9 @@ impl Session {
     }
 
     pub(crate) fn mailbox_closed(&self, mailbox: u64) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.asks.mailbox_closed(&self.peer, mailbox);
+        }
         let mut guard = lock(&self.out);
         let out = &mut *guard;
         out.needs.remove(&mailbox);
@@ -755,23 +771,74 @@ impl Session {
         if inn.gap_at.replace(delivered) == Some(delivered) { Gap::Stays } else { Gap::New }
     }
 
-    // Calls.
+    // What calls do; the rest of them is in `exchange`.
 
-    /// The one place where the bytes of calls are queued.
-    pub(super) fn push_call(&self, id: u64, bytes: Vec<u8>, room: usize) {
-        let channel = self.lanes + (id % self.call_streams as u64) as usize;
+    pub(super) fn handlers(&self) -> &Arc<super::calls::Load> {
+        &self.exchange.load
+    }
+
+    /// Whether the frame of a call with such a body has a stream of its own.
+    pub(super) fn is_large_call(&self, body: usize) -> bool {
+        lanes::is_bulk(body, self.bulk_from)
+    }
+
+    /// The one place where the bytes of small calls are queued. Frames of one key keep their order on one link.
+    pub(super) fn push_call(&self, key: u64, room: usize, put: impl FnOnce(&mut Terms, &mut Vec<u8>)) {
+        let channel = self.lanes + (key % self.call_streams as u64) as usize;
         let mut guard = lock(&self.out);
         let out = &mut *guard;
         if out.ended.is_some() {
             return;
         }
         let buffer = &mut out.channels[channel];
+        let was_empty = buffer.bytes.is_empty();
+        put(&mut out.terms, &mut buffer.bytes);
         buffer.cost += room as u64;
-        buffer.bytes.extend_from_slice(&bytes);
-        if let Some(carrier) = &out.carrier {
+        if let Some(carrier) = out.carrier.as_ref().filter(|_| was_empty) {
             carrier.signal(channel);
         }
         self.unlock_and_want(guard);
+    }
+
+    /// Queues a large frame of a call.
+    pub(super) fn push_large_call(&self, make: impl FnOnce(&mut Terms) -> LargeCall) {
+        let mut guard = lock(&self.out);
+        let out = &mut *guard;
+        if out.ended.is_some() {
+            return;
+        }
+        out.large_calls.push_back(make(&mut out.terms));
+        if let Some(carrier) = &out.carrier {
+            carrier.signal_large_call();
+        }
+        self.unlock_and_want(guard);
+    }
+
+    /// The next large frame that somebody wants.
+    pub(super) fn take_large_call(&self, link: LinkId) -> Result<Option<LargeCall>, ()> {
+        let mut out = lock(&self.out);
+        if out.carrier.as_ref().is_none_or(|carrier| carrier.id != link) {
+            return Err(());
+        }
+        match out.large_calls.pop_front() {
+            Some(large) => Ok(Some(large)),
+            None if out.closing => Err(()),
+            None => Ok(None),
+        }
+    }
+
+    /// Throws away what was queued and nobody wants any more.
+    pub(super) fn drop_unwanted(&self) {
+        let mut out = lock(&self.out);
+        if out.large_calls.is_empty() {
+            return;
+        }
+        let (unwanted, wanted) =
+            std::mem::take(&mut out.large_calls).into_iter().partition(|large: &LargeCall| !large.is_wanted());
+        out.large_calls = wanted;
+        drop(out);
+        let unwanted: VecDeque<LargeCall> = unwanted;
+        unwanted.iter().for_each(|large| self.exchange.large_written(large.cost));
     }
 
     // Common parts.
@@ -872,6 +939,7 @@ impl Out {
     fn is_pending(&self) -> bool {
         self.channels.iter().any(|buffer| !buffer.bytes.is_empty())
             || !self.bodies.is_empty()
+            || !self.large_calls.is_empty()
             || !self.grants.is_empty()
             || !self.needs.is_empty()
             || !self.returns.is_empty()

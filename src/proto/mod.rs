@@ -1,5 +1,6 @@
 //! Protocols as values: inputs and the time go in, outputs come out. No socket, clock, lock or entropy in here.
 
+pub(crate) mod calls;
 pub(crate) mod hello;
 pub(crate) mod lanes;
 pub(crate) mod link;

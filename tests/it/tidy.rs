@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// What may use what: a module names those of its own floor and of the floors below. Planned modules have their place.
 const FLOORS: &[&[&str]] = &[
-    &["id", "key", "config", "error", "identity"],
+    &["id", "key", "config", "error", "identity", "trace"],
     &["wire", "codec"],
     &["proto", "transport"],
     &["driver"],
@@ -20,6 +20,7 @@ const FLOORS: &[&[&str]] = &[
         "envelope",
         "messaging",
         "rpc",
+        "ask",
         "registry",
         "groups",
         "monitor",

@@ -14,8 +14,8 @@ use crate::transport::link::{End, Receiver, Sender, StreamError};
 use crate::transport::tls::Tls;
 use crate::transport::{Endpoint, Link};
 use crate::wire::{
-    CONTROL_MAX, CallFrame, Code, Control, Frame, HELLO_MAX, Hello, MINOR, MessageHead, Mode, NodeFlags, Schema,
-    Splitter, StreamKind, put_message_head, put_schema,
+    CONTROL_MAX, CallFrame, CallHead, CallMode, Code, Control, Frame, HELLO_MAX, Hello, MINOR, MessageHead, Mode,
+    NodeFlags, Schema, Splitter, StreamKind, Term, TermRef, put_message_head, put_schema,
 };
 
 /// How long to wait for what the node is to do.
@@ -267,8 +267,14 @@ impl Frames {
         Control::decode(self.next().await?).unwrap()
     }
 
+    /// The next frame of a call stream that is more than a declaration.
     pub(super) async fn next_call(&mut self) -> Option<CallFrame> {
-        CallFrame::decode(self.next().await?).unwrap()
+        loop {
+            match CallFrame::decode(self.next().await?).unwrap() {
+                Some(CallFrame { head: CallHead::Term { .. }, .. }) => {}
+                frame => return frame,
+            }
+        }
     }
 }
 
@@ -284,10 +290,10 @@ pub(super) fn control_frame(frame: Control) -> Vec<u8> {
     bytes
 }
 
-pub(super) fn call_frame(frame: &CallFrame) -> Vec<u8> {
+pub(super) fn call_frame(head: &CallHead, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    frame.encode(&mut bytes);
-    bytes
+    head.put(&mut bytes, body.len());
+    [bytes, body.to_vec()].concat()
 }
 
 /// How a `u64` is declared.
@@ -310,12 +316,15 @@ pub(super) fn message_frame(mailbox: u64, number: u64, schema: u64, body: &[u8])
 }
 
 pub(super) fn call(id: u64, method: &str, timeout_ms: u64) -> Vec<u8> {
-    call_frame(&CallFrame::Call {
-        id,
-        timeout_ms,
-        method: method.to_owned(),
-        trace: None,
-        schema: number_schema(),
-        body: bytes::Bytes::from_static(&[21]),
-    })
+    call_as(id, method, timeout_ms, CallMode::Answer, &[21])
+}
+
+/// A call with all that it says, in full.
+pub(super) fn call_as(id: u64, method: &str, timeout_ms: u64, mode: CallMode, body: &[u8]) -> Vec<u8> {
+    call_frame(&CallHead::Call { id, term: in_full(method), timeout_ms, mode, trace: None }, body)
+}
+
+/// Requests of a method, or answers, for a `u64`.
+pub(super) fn in_full(method: &str) -> TermRef {
+    TermRef::InFull(Box::new(Term { method: method.to_owned(), schema: number_schema() }))
 }

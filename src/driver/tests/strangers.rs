@@ -7,7 +7,7 @@ use crate::identity::AuthError;
 use crate::transport::link::End;
 use crate::transport::tls::ALPN;
 use crate::transport::tls::tests::{rogue_client, rogue_server};
-use crate::wire::CallFrame;
+use crate::wire::{CallFrame, CallHead};
 
 /// The attacker does what honest TLS does: it refuses first, and both sides know why.
 #[tokio::test(start_paused = true)]
@@ -103,7 +103,8 @@ async fn a_member_that_keeps_the_rules_is_heard() {
     let _calls = joined.open(&[&[3][..], &call(0, "double", 1000)].concat()).await;
     let mut answers = Frames::new(joined.link.accept().await.unwrap(), 1 << 20);
     let answer = answers.next_call().await;
-    assert!(matches!(&answer, Some(CallFrame::Answer { id: 0, body, .. }) if body[..] == [42]), "{answer:?}");
+    let CallFrame { head, body } = answer.unwrap();
+    assert!(matches!(head, CallHead::Answer { id: 0, .. }) && body[..] == [42], "{head:?}");
     assert_eq!(world.runs.swap(0, Ordering::Relaxed), 1);
     joined.link.close_as(1, b"");
     assert_eq!(world.next_event().await, NodeEvent::Down(fake.id.clone(), DownReason::Left));

@@ -1,16 +1,21 @@
 //! What a member may do wrong after a good greeting. It costs the member its own session, and nobody else anything.
 
 use super::fake::{
-    Fake, Frames, Joined, call, call_frame, closed, control_frame, message_frame, number_schema, open, schema_frame,
+    Fake, Frames, Joined, call, call_frame, closed, control_frame, in_full, message_frame, number_schema, open,
+    schema_frame,
 };
 use super::*;
 use crate::driver::session::Body;
 use crate::transport::link::Sender;
-use crate::wire::{CONTROL_MAX, CallFrame, Code, Control, OVERHEAD_MAX, Schema, Status, StreamKind, put_varint};
+use crate::wire::{
+    CONTROL_MAX, CallFrame, CallHead, Code, Control, OVERHEAD_MAX, Schema, Status, StreamKind, Term, TermRef,
+    put_varint,
+};
 
 const LANE: &[u8] = &[2];
 const CALLS: &[u8] = &[3];
 const BODY: &[u8] = &[4];
+const LARGE: &[u8] = &[5];
 
 /// The largest varint.
 const MOST: u64 = (1 << 62) - 1;
@@ -48,6 +53,10 @@ fn announced(kind: u8, len: u64) -> Vec<u8> {
 
 fn schema(id: u64) -> Vec<u8> {
     schema_frame(id, &number_schema())
+}
+
+fn term(method: &str) -> Term {
+    Term { method: method.to_owned(), schema: number_schema() }
 }
 
 fn tagged(tag: &str) -> Schema {
@@ -121,17 +130,34 @@ async fn a_repeated_message_ends_the_session_after_the_first() {
 #[tokio::test(start_paused = true)]
 async fn garbage_among_calls_ends_the_session() {
     let mut world = World::new().await;
-    let bad_flag = frame(0x20, &[0, 1, 1, b'x', 2, 1, b'x', 1, 1, 1]);
+    let bad_flag = frame(0x20, &[0, 0, 1, b'x', 1, b'x', 1, 1, 1, 1, 6]);
+    let term = |number, method: &str| call_frame(&CallHead::Term { number, term: term(method) }, &[]);
+    let many_terms: Vec<u8> = (1..4098).flat_map(|number| term(number, &number.to_string())).collect();
+    let undeclared = |number| call_frame(&CallHead::Answer { id: 0, term: TermRef::Number(number) }, &[1]);
     let attacks = vec![
         breaks("noise", &[CALLS, &[0x1d; 100]]),
         breaks("an empty call", &[CALLS, &frame(0x20, &[])]),
         breaks("an empty answer", &[CALLS, &frame(0x21, &[])]),
         breaks("an empty cancel", &[CALLS, &frame(0x22, &[])]),
         breaks("a cancel that goes on", &[CALLS, &frame(0x22, &[0, 0])]),
-        breaks("an unknown frame", &[CALLS, &frame(0x23, &[])]),
+        breaks("an unknown frame", &[CALLS, &frame(0x28, &[])]),
         breaks("a frame of lanes", &[CALLS, &schema(0)]),
         breaks("an unknown status", &[CALLS, &frame(0x21, &[0, 99])]),
-        breaks("a trace flag that is none", &[CALLS, &bad_flag]),
+        breaks("call flags that are none", &[CALLS, &bad_flag]),
+        breaks("an undeclared term", &[CALLS, &undeclared(1)]),
+        breaks("the greatest undeclared term", &[CALLS, &undeclared(MOST)]),
+        breaks("a term without a number", &[CALLS, &frame(0x24, &[0, 0, 1, b'x', 1, 1, 1])]),
+        breaks("a term declared anew", &[CALLS, &term(1, "double"), &term(1, "never")]),
+        overloads("a term beyond the last", &[CALLS, &term(4097, "double")]),
+        overloads("the greatest term", &[CALLS, &term(MOST, "double")]),
+        overloads("4097 terms", &[CALLS, &many_terms]),
+        breaks("a cancel on a stream of its own", &[LARGE, &call_frame(&CallHead::Cancel { id: 1 }, &[])]),
+        breaks("noise on a stream of its own", &[LARGE, &[0x1d; 100]]),
+        breaks(
+            "two frames on a stream of one",
+            &[LARGE, &call(0, "nothing", 1000), &call_frame(&CallHead::Answer { id: 0, term: in_full("") }, &[1])],
+        ),
+        too_large("a large call over the limit", &[LARGE, &announced(0x20, (16 << 20) + OVERHEAD_MAX as u64 + 1)]),
         too_large("a call over the limit", &[CALLS, &announced(0x20, (16 << 20) + OVERHEAD_MAX as u64 + 1)]),
     ];
     each(&mut world, attacks).await;
@@ -143,7 +169,7 @@ async fn unknown_and_silent_streams_end_the_session() {
     let mut world = World::new().await;
     let attacks = vec![
         breaks("kind 0", &[&[0]]),
-        breaks("kind 5", &[&[5, 1, 2, 3]]),
+        breaks("kind 6", &[&[6, 1, 2, 3]]),
         breaks("kind 0x80", &[&[0x80]]),
         breaks("a second control stream", &[&[1]]),
         breaks("READY again", &[&[1], &control_frame(Control::Ready)]),
@@ -283,12 +309,15 @@ async fn what_comes_too_late_is_ignored() {
     ] {
         joined.control(frame).await;
     }
-    let answer = |id, status, schema| call_frame(&CallFrame::Answer { id, status, schema, body: bytes::Bytes::new() });
     let calls = [
         CALLS,
-        &answer(7, Status::Answered, Some(number_schema())),
-        &answer(MOST, Status::Panicked, None),
-        &call_frame(&CallFrame::Cancel { id: MOST }),
+        &call_frame(&CallHead::Answer { id: 7, term: in_full("") }, &[1]),
+        &call_frame(&CallHead::Item { id: 7, number: MOST, term: in_full("") }, &[1]),
+        &call_frame(&CallHead::End { id: MOST, status: Status::Panicked, items: 0 }, &[]),
+        &call_frame(&CallHead::End { id: 7, status: Status::Answered, items: MOST }, &[]),
+        &call_frame(&CallHead::Credit { id: 7, limit: MOST }, &[]),
+        &call_frame(&CallHead::Reply { serial: 1, secret: [7; 8], term: in_full("") }, &[1]),
+        &call_frame(&CallHead::Cancel { id: MOST }, &[]),
     ];
     let mut stream = joined.open(&calls.concat()).await;
     assert!(joined.answers(1).await);
@@ -301,7 +330,9 @@ async fn what_comes_too_late_is_ignored() {
     let mut odd = None;
     for _ in 0..2 {
         let mut frames = Frames::new(joined.link.accept().await.unwrap(), 1 << 20);
-        let Some(CallFrame::Answer { id, status: Status::NoSuchMethod, .. }) = frames.next_call().await else {
+        let Some(CallFrame { head: CallHead::End { id, status: Status::NoSuchMethod, .. }, .. }) =
+            frames.next_call().await
+        else {
             panic!("no refusal")
         };
         assert_eq!(frames.kind(), Some(StreamKind::Calls));
@@ -310,10 +341,11 @@ async fn what_comes_too_late_is_ignored() {
         }
     }
     assert_eq!(world.runs.load(Ordering::Relaxed), 1);
-    stream.write(&call_frame(&CallFrame::Cancel { id: 5 })).await.unwrap();
+    stream.write(&call_frame(&CallHead::Cancel { id: 5 }, &[])).await.unwrap();
     stream.write(&call(5, "double", MOST)).await.unwrap();
     let answer = odd.unwrap().next_call().await;
-    assert!(matches!(&answer, Some(CallFrame::Answer { id: 5, body, .. }) if body[..] == [42]), "{answer:?}");
+    let CallFrame { head, body } = answer.unwrap();
+    assert!(matches!(head, CallHead::Answer { id: 5, .. }) && body[..] == [42], "{head:?}");
     assert_eq!(world.runs.load(Ordering::Relaxed), 2);
     world.runs.store(0, Ordering::Relaxed);
     joined.link.close_as(0, b"");

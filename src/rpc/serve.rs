@@ -1,0 +1,209 @@
+//! Serving methods.
+
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use tokio::task::AbortHandle;
+
+use super::context::{Over, OverGuard};
+use super::{CallContext, Method, Scope, content};
+use crate::DecodeError;
+use crate::driver::Shared;
+use crate::driver::calls::{Handler, Incoming, Reply, Request, contained};
+use crate::error::{ServeError, SinkError};
+use crate::message::{Message, decode};
+use crate::messaging::inside;
+use crate::wire::Status;
+
+/// A method being served. Dropping it goes on serving; [`Serving::stop`] ends it.
+#[derive(Debug)]
+pub struct Serving {
+    shared: Arc<Shared>,
+    name: String,
+    id: u64,
+}
+
+impl Serving {
+    /// Serves the method no longer. Handlers at work go on.
+    pub fn stop(self) {
+        self.shared.methods.remove(&self.name, self.id);
+    }
+}
+
+pub(super) fn serve<Q, R, F, Fut>(shared: &Arc<Shared>, method: Method<Q, R>, handler: F) -> Result<Serving, ServeError>
+where
+    Q: Message,
+    R: Message,
+    F: Fn(CallContext, Q) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = R> + Send + 'static,
+{
+    register(shared, &method, Arc::new(Unary { handler, types: PhantomData::<fn(Q) -> R> }))
+}
+
+pub(super) fn serve_stream<Q, R, F, Fut>(
+    shared: &Arc<Shared>,
+    method: Method<Q, R>,
+    handler: F,
+) -> Result<Serving, ServeError>
+where
+    Q: Message,
+    R: Message,
+    F: Fn(CallContext, Q, Sink<R>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    register(shared, &method, Arc::new(Streaming { handler, types: PhantomData::<fn(Q) -> R> }))
+}
+
+fn register<Q, R>(
+    shared: &Arc<Shared>,
+    method: &Method<Q, R>,
+    handler: Arc<dyn Handler>,
+) -> Result<Serving, ServeError> {
+    let name = method.name().to_owned();
+    match shared.methods.serve(&name, handler) {
+        Some(id) => Ok(Serving { shared: shared.clone(), name, id }),
+        None => Err(ServeError::Taken(name)),
+    }
+}
+
+/// A method with one answer.
+struct Unary<F, T> {
+    handler: F,
+    types: PhantomData<T>,
+}
+
+impl<Q, R, F, Fut> Handler for Unary<F, fn(Q) -> R>
+where
+    Q: Message,
+    R: Message,
+    F: Fn(CallContext, Q) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = R> + Send + 'static,
+{
+    fn spawn(self: Arc<Self>, incoming: Incoming) -> AbortHandle {
+        let task = tokio::spawn(async move {
+            let Incoming { request, reply, place } = incoming;
+            let outcome = run(&reply, request, |context, question| async {
+                let answer = (self.handler)(context, question).await;
+                content(&answer).map_err(|error| {
+                    tracing::warn!(%error, "an answer cannot be encoded");
+                    Status::Panicked
+                })
+            });
+            let outcome = outcome.await;
+            reply.send(outcome).await;
+            drop(place);
+        });
+        task.abort_handle()
+    }
+
+    fn is_stream(&self) -> bool {
+        false
+    }
+}
+
+/// A method with a stream of items.
+struct Streaming<F, T> {
+    handler: F,
+    types: PhantomData<T>,
+}
+
+impl<Q, R, F, Fut> Handler for Streaming<F, fn(Q) -> R>
+where
+    Q: Message,
+    R: Message,
+    F: Fn(CallContext, Q, Sink<R>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    fn spawn(self: Arc<Self>, incoming: Incoming) -> AbortHandle {
+        let task = tokio::spawn(async move {
+            let Incoming { request, reply, place } = incoming;
+            // The sink may be handed on, but the stream ends with the handler.
+            let ending = Ending(Arc::new(reply));
+            let sink = Sink { reply: ending.0.clone(), items: PhantomData };
+            let outcome = run(&ending.0, request, |context, question| async {
+                (self.handler)(context, question, sink).await;
+                Ok(())
+            });
+            let outcome = outcome.await;
+            ending.0.end(outcome.err().unwrap_or(Status::Answered));
+            drop(place);
+        });
+        task.abort_handle()
+    }
+
+    fn is_stream(&self) -> bool {
+        true
+    }
+}
+
+/// Ends a stream whose handler is dropped, though its sink lives.
+struct Ending(Arc<Reply>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.end(Status::Cancelled);
+    }
+}
+
+/// Runs a handler to its end or its deadline, whichever is first; a panic is contained.
+async fn run<Q, T, Fut>(
+    reply: &Reply,
+    request: Request,
+    handler: impl FnOnce(CallContext, Q) -> Fut,
+) -> Result<T, Status>
+where
+    Q: Message,
+    Fut: Future<Output = Result<T, Status>>,
+{
+    let Request { caller, deadline, trace, term, body } = request;
+    let over = Over::default();
+    let _over = OverGuard(over.clone());
+    let is_local = reply.is_local();
+    let work = async move {
+        let question = inside(reply.shared(), || decode::<Q>(&term.schema, &body)).map_err(|error| match error {
+            DecodeError::Tag { .. } | DecodeError::Version { .. } | DecodeError::Codec(_) => Status::Mismatch,
+            _ => Status::Undecodable,
+        })?;
+        // What was received is not kept for the time that the handler takes.
+        drop((term, body));
+        handler(CallContext { caller, deadline, trace, is_local, over }, question).await
+    };
+    let work = Scope { deadline: Some(deadline), trace }.run(contained(work));
+    tokio::time::timeout_at(deadline, work).await.unwrap_or(Err(Status::Expired))
+}
+
+/// Where the handler of a stream sends its items. The stream ends with its handler.
+pub struct Sink<R> {
+    reply: Arc<Reply>,
+    items: PhantomData<fn(R)>,
+}
+
+impl<R: Message> Sink<R> {
+    /// Sends an item: waits while the caller has a window of items unread, and for room.
+    ///
+    /// Items arrive in the order of sending, without a gap, for as long as the session with the caller lasts. Resolves when
+    /// the item is accepted, which is not to say that it was read.
+    ///
+    /// # Errors
+    /// [`SinkError`]; the item was not sent, and the stream goes on unless it is over.
+    ///
+    /// # Cancel safety
+    /// A send that is dropped before it resolves has sent nothing.
+    pub async fn send(&mut self, item: R) -> Result<(), SinkError> {
+        let content = content(&item).map_err(|error| SinkError::Encode(error.to_string()))?;
+        drop(item);
+        let (size, max) = (content.body.len(), self.reply.size_max());
+        if size > max {
+            return Err(SinkError::TooLarge { size, max });
+        }
+        if self.reply.item(content).await { Ok(()) } else { Err(SinkError::Ended) }
+    }
+}
+
+impl<R> fmt::Debug for Sink<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sink")
+    }
+}
