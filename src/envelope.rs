@@ -55,7 +55,7 @@ impl Envelope {
 
     /// Tells whether the message has the tag of this type. Its version may still be one that cannot be read.
     pub fn holds<M: Message>(&self) -> bool {
-        message::schema::<M>().tag == self.schema.tag
+        message::is_tagged::<M>(&self.schema)
     }
 
     /// Returns the tag of the message, at most 255 bytes.

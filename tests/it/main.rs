@@ -1,6 +1,7 @@
 //! Whole nodes: over the in-memory network for each fault, over real sockets and processes for the ordinary way.
 
 mod common;
+mod evolution;
 mod faults;
 mod lifecycle;
 mod loopback;
