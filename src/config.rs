@@ -76,14 +76,14 @@ pub struct Config {
     /// at most 8.
     pub bulk_streams: usize,
     /// What one peer may send to one mailbox before the mailbox reads, in bytes; each message counts 128 bytes more than
-    /// its body. Default 16 KiB. It grows by itself while the mailbox is read as fast as messages come. A larger message
+    /// its body. Default 32 KiB. It grows by itself while the mailbox is read as fast as messages come. A larger message
     /// asks for credit first.
     pub lane_window: usize,
     /// What that may grow to. Default 4 MiB, which fills 320 Mbit/s at 100 ms. A node bounds by
     /// [`window_budget`](Self::window_budget) and [`window_budget_total`](Self::window_budget_total) what all of them take.
     pub lane_window_max: usize,
     /// To how many mailboxes of this node one session may send. Default 8192: with the window this is what one peer can
-    /// make this node hold in mailboxes that nobody reads (128 MiB). A peer's send to one more fails with
+    /// make this node hold in mailboxes that nobody reads (256 MiB). A peer's send to one more fails with
     /// [`TooManyMailboxes`](crate::SendError::TooManyMailboxes) until one of them closes.
     pub lanes_max: usize,
     /// What the windows of one peer may grow by, all together, in bytes. Default 32 MiB. No mailbox gets more than an eighth
@@ -173,7 +173,7 @@ impl Default for Config {
             lanes: 8,
             call_streams: 2,
             bulk_streams: 4,
-            lane_window: 16 * KIB,
+            lane_window: 32 * KIB,
             lane_window_max: 4 * MIB,
             lanes_max: 8 * 1024,
             window_budget: 32 * MIB,

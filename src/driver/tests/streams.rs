@@ -220,7 +220,7 @@ async fn nonsense_on_the_control_stream_ends_the_session() {
         breaks("a ping that goes on", &[&frame(0x06, &[1, 1])]),
         breaks("a STOP of no code", &[&frame(0x08, &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0])]),
         too_large("a frame over the limit", &[&announced(0x06, CONTROL_MAX as u64 + 1)]),
-        breaks("credit beyond a message", &[&need((16 << 20) + (16 << 10) + 129)]),
+        breaks("credit beyond a message", &[&need((16 << 20) + (32 << 10) + 129)]),
         breaks("all credit there is", &[&need(MOST)]),
         breaks("a shortage that is neither", &[&frame(0x0b, &[1, 2])]),
         breaks("a refusal for no reason", &[&frame(0x0d, &[0, 1])]),
