@@ -153,10 +153,12 @@ pub(crate) enum Control {
         seq: u64,
         limit: u64,
     },
-    /// A sender needs credit up to this limit. Of the requests of a lane the one with the highest `seq` stands.
+    /// A sender that has sent so many bytes needs credit up to this limit. Of the requests of a lane the one with the highest
+    /// `seq` stands.
     Need {
         mailbox: u64,
         seq: u64,
+        sent: u64,
         limit: u64,
     },
     /// A sender will not send beyond this limit, and hears no grant that was made before this.
@@ -226,7 +228,7 @@ impl Control {
         let (kind, fields): (u8, &[u64]) = match &self {
             Self::Ready => (READY, &[]),
             Self::Grant { mailbox, seq, limit } => (GRANT, &[*mailbox, *seq, *limit]),
-            Self::Need { mailbox, seq, limit } => (NEED, &[*mailbox, *seq, *limit]),
+            Self::Need { mailbox, seq, sent, limit } => (NEED, &[*mailbox, *seq, *sent, *limit]),
             Self::Return { mailbox, seq, limit } => (RETURN, &[*mailbox, *seq, *limit]),
             Self::Closed { mailbox } => (CLOSED, &[*mailbox]),
             Self::Short { seq, on } => (SHORT, &[*seq, u64::from(*on)]),
@@ -262,6 +264,7 @@ impl Control {
             NEED => Self::Need {
                 mailbox: take_varint(&mut body)?,
                 seq: take_varint(&mut body)?,
+                sent: take_varint(&mut body)?,
                 limit: take_varint(&mut body)?,
             },
             CLOSED => Self::Closed { mailbox: take_varint(&mut body)? },
@@ -1444,7 +1447,7 @@ mod tests {
             ),
             ("0200", Any::Control(Control::Ready)),
             ("0306050280100000", Any::Control(Control::Grant { mailbox: 5, seq: 2, limit: 1 << 20 })),
-            ("040405024064", Any::Control(Control::Need { mailbox: 5, seq: 2, limit: 100 })),
+            ("04050502324064", Any::Control(Control::Need { mailbox: 5, seq: 2, sent: 50, limit: 100 })),
             ("050105", Any::Control(Control::Closed { mailbox: 5 })),
             ("0608c000010000000000", Any::Control(Control::Ping { seq: 1 << 40 })),
             ("070101", Any::Control(Control::Pong { seq: 1 })),
@@ -1571,7 +1574,7 @@ mod tests {
             |(kind, mailbox, seq, limit, (code, on))| match kind {
                 0 => Control::Ready,
                 1 => Control::Grant { mailbox, seq, limit },
-                2 => Control::Need { mailbox, seq, limit },
+                2 => Control::Need { mailbox, seq, sent: limit / 2, limit },
                 3 => Control::Return { mailbox, seq, limit },
                 4 => Control::Closed { mailbox },
                 5 => Control::Ping { seq },

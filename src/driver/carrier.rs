@@ -797,7 +797,7 @@ impl Carrier {
             // READY was read by the greeting, where it belongs; a dialler is sent none.
             Control::Ready => return Err(Code::PROTOCOL),
             Control::Grant { mailbox, seq, limit } => session.granted(Grant { mailbox, seq, limit }),
-            Control::Need { mailbox, seq, limit } => session.need(mailbox, seq, limit)?,
+            Control::Need { mailbox, seq, sent, limit } => session.need(mailbox, seq, sent, limit)?,
             Control::Return { mailbox, seq, limit } => session.returned(mailbox, seq, limit)?,
             Control::Closed { mailbox } => session.mailbox_closed(mailbox),
             Control::Short { seq, on } => session.peer_is_short(Short { seq, on }),

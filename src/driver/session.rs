@@ -713,14 +713,14 @@ impl Session {
         self.settle(out);
     }
 
-    pub(crate) fn need(&self, mailbox: u64, seq: u64, limit: u64) -> Result<(), Code> {
+    pub(crate) fn need(&self, mailbox: u64, seq: u64, sent: u64, limit: u64) -> Result<(), Code> {
         let Some(shared) = self.shared.upgrade() else { return Ok(()) };
         let needed = self.with_lanes(|lanes, pool, grants| {
             // Looked up under the lock of the lanes, because a mailbox that closes is forgotten there after it is gone here.
             if shared.mailboxes.inbox(mailbox).is_none() {
                 return Ok(lanes.refuse(mailbox));
             }
-            grants.extend(lanes.need(mailbox, seq, limit, pool)?);
+            grants.extend(lanes.need(mailbox, seq, sent, limit, pool)?);
             Ok(false)
         });
         match needed {
@@ -887,8 +887,8 @@ impl Session {
                         carrier.signal_control();
                     }
                 }
-                lanes::Output::Need { mailbox, seq, limit } => {
-                    out.needs.insert(mailbox, Control::Need { mailbox, seq, limit });
+                lanes::Output::Need { mailbox, seq, sent, limit } => {
+                    out.needs.insert(mailbox, Control::Need { mailbox, seq, sent, limit });
                     if let Some(carrier) = &out.carrier {
                         carrier.signal_control();
                     }

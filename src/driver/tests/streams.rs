@@ -210,7 +210,7 @@ async fn nonsense_on_the_control_stream_ends_the_session() {
     let mut world = World::new().await;
     let fake = world.member("x@10.0.0.9:4370");
     let victim = world.victim.pid().serial();
-    let need = |limit| control_frame(Control::Need { mailbox: victim, seq: 1, limit });
+    let need = |limit| control_frame(Control::Need { mailbox: victim, seq: 1, sent: 0, limit });
     let back = |limit| control_frame(Control::Return { mailbox: victim, seq: 2, limit });
     let attacks = vec![
         breaks("noise", &[&[0x1d; 100]]),
@@ -222,6 +222,10 @@ async fn nonsense_on_the_control_stream_ends_the_session() {
         too_large("a frame over the limit", &[&announced(0x06, CONTROL_MAX as u64 + 1)]),
         breaks("credit beyond a message", &[&need((16 << 20) + (32 << 10) + 129)]),
         breaks("all credit there is", &[&need(MOST)]),
+        breaks(
+            "more sent than asked for",
+            &[&control_frame(Control::Need { mailbox: victim, seq: 1, sent: 2, limit: 1 })],
+        ),
         breaks("a shortage that is neither", &[&frame(0x0b, &[1, 2])]),
         breaks("a refusal for no reason", &[&frame(0x0d, &[0, 1])]),
         breaks("credit given back that it never had", &[&need(1 << 20), &back(MOST)]),
@@ -272,7 +276,7 @@ async fn a_flood_that_does_not_read_its_refusals_ends_the_session() {
                 let frames = (at..at + 1000).flat_map(|n| match what {
                     "messages to nobody" => message_frame(n, 0, 0, &[]),
                     "calls of nothing" => call(n, "nothing", MOST),
-                    _ => control_frame(Control::Need { mailbox: n, seq: 1, limit: 1 << 20 }),
+                    _ => control_frame(Control::Need { mailbox: n, seq: 1, sent: 0, limit: 1 << 20 }),
                 });
                 let frames: Vec<u8> = frames.collect();
                 at += 1000;

@@ -118,8 +118,11 @@ struct RecvLane<T> {
     consumed: u64,
     limit: u64,
     asked: u64,
-    /// The highest number of a request.
+    /// The highest number of a request, and what had been sent by then.
     seq: u64,
+    sent: u64,
+    /// The sender asked, and it is not known yet whether for a larger window.
+    is_starved: bool,
     /// What it is to be supplied with while there is enough.
     window: u64,
     /// What it has out of the budgets, beyond its base: of its window, and for a message above that.
@@ -138,9 +141,24 @@ impl<T> RecvLane<T> {
             limit: window,
             asked: 0,
             seq: 0,
+            sent: 0,
+            is_starved: false,
             window,
             windowed: 0,
             large: 0,
+        }
+    }
+}
+
+impl<T> RecvLane<T> {
+    /// Doubles the window if the sender had used it up and all of that has been read, with little left since: then it is
+    /// shorter than the path. What a request overtook is on its way, so this is known only when it is read too.
+    fn grow(&mut self, max: u64) {
+        if self.is_starved && self.consumed >= self.sent && self.consumed >= self.window {
+            self.is_starved = false;
+            if self.received - self.consumed <= self.window / 4 {
+                self.window = (2 * self.window).min(max.max(self.window));
+            }
         }
     }
 }
@@ -219,6 +237,7 @@ impl<T> Inbound<T> {
         &mut self,
         mailbox: u64,
         seq: u64,
+        sent: u64,
         limit: u64,
         pool: &mut Pool,
     ) -> Result<Option<Grant>, Violation> {
@@ -228,7 +247,7 @@ impl<T> Inbound<T> {
             Entry::Vacant(_) if is_full => return Err(Violation::Lanes),
             Entry::Vacant(place) => place.insert(RecvLane::new(self.limits.window)),
         };
-        if limit > lane.limit + self.limits.message_max + MESSAGE_COST {
+        if limit > lane.limit + self.limits.message_max + MESSAGE_COST || sent > limit {
             return Err(Violation::TooLarge);
         }
         if seq <= lane.seq {
@@ -240,10 +259,9 @@ impl<T> Inbound<T> {
             // The sender has not heard of it, or had given it back by a request that comes too late.
             return Ok(Some(Grant { mailbox, seq, limit: lane.limit }));
         }
-        // The sender has used up a window, and what came of it has been read: the path is longer than the window.
-        if lane.received - lane.consumed <= lane.window / 4 {
-            lane.window = (2 * lane.window).min(self.limits.window_max.max(lane.window));
-        }
+        lane.sent = sent;
+        lane.is_starved = true;
+        lane.grow(self.limits.window_max);
         Ok(self.supply(mailbox, pool))
     }
 
@@ -281,6 +299,7 @@ impl<T> Inbound<T> {
         lane.consumed += cost;
         self.settle(mailbox, 0, pool, grants);
         let Some(lane) = self.lanes.get_mut(&mailbox) else { return };
+        lane.grow(self.limits.window_max);
         // Half a window at a time, so that a stream of small messages costs few grants.
         if lane.asked > lane.limit {
             grants.extend(self.supply(mailbox, pool));
@@ -404,7 +423,7 @@ impl<T> Inbound<T> {
         // Beyond the window goes only one message that is larger than it, once all before it is read: else a mailbox that
         // nobody reads would take the budget of all others.
         let one_beyond = window + self.limits.message_max + MESSAGE_COST;
-        if lane.consumed < lane.received || lane.asked > one_beyond {
+        if lane.consumed < lane.sent || lane.consumed < lane.received || lane.asked > one_beyond {
             return grant;
         }
         // What the others hold decides, not the sum: a lane that holds a part and asks for more could otherwise wait for a
@@ -433,6 +452,10 @@ impl<T> Inbound<T> {
     /// What has come and is not read, in bytes.
     pub(super) fn held(&self) -> u64 {
         self.lanes.values().map(|lane| lane.received - lane.consumed).sum()
+    }
+
+    pub(super) fn received(&self, mailbox: u64) -> u64 {
+        self.lanes.get(&mailbox).map_or(0, |lane| lane.received)
     }
 
     pub(super) fn window(&self, mailbox: u64) -> u64 {

@@ -63,10 +63,11 @@ pub(crate) struct Offer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Output<T> {
     Write(Accepted<T>),
-    /// Ask the peer for credit up to the limit.
+    /// So much is sent: ask the peer for credit up to the limit.
     Need {
         mailbox: u64,
         seq: u64,
+        sent: u64,
         limit: u64,
     },
     /// Give credit back that nobody waits to use, because others wait.
@@ -318,7 +319,7 @@ impl<T> SendLane<T> {
         if limit > self.limit && limit > self.asked {
             self.asked = limit;
             self.seq += 1;
-            outputs.push(Output::Need { mailbox, seq: self.seq, limit });
+            outputs.push(Output::Need { mailbox, seq: self.seq, sent: self.sent, limit });
         }
     }
 }

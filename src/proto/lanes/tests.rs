@@ -53,7 +53,7 @@ fn the_last_byte_of_credit_is_used_and_one_more_waits() {
     assert!(matches!(lanes.offer(offer(1, fits, false), &mut out), Offered::Accepted(0)));
     assert_eq!(out, []);
     assert_eq!(lanes.offer(offer(2, fits + 1, false), &mut out), Offered::Full);
-    assert_eq!(out, [Output::Need { mailbox: 2, seq: 1, limit: LIMITS.window + 1 }]);
+    assert_eq!(out, [Output::Need { mailbox: 2, seq: 1, sent: 0, limit: LIMITS.window + 1 }]);
 }
 
 #[test]
@@ -184,8 +184,10 @@ impl Receiver {
         self.lanes.receive(mailbox, number, body, body, &mut self.ready)
     }
 
+    /// Asks when all that was sent has arrived.
     fn need(&mut self, mailbox: u64, seq: u64, limit: u64) -> Result<Option<Grant>, Violation> {
-        self.lanes.need(mailbox, seq, limit, &mut self.pool)
+        let sent = self.lanes.received(mailbox).min(limit);
+        self.lanes.need(mailbox, seq, sent, limit, &mut self.pool)
     }
 
     fn consumed(&mut self, mailbox: u64, body: usize) -> Vec<Grant> {
@@ -237,6 +239,19 @@ fn a_window_grows_while_it_is_used_up_and_read_and_not_beyond_its_bound() {
         windows.push(side.lanes.window(1));
     }
     assert_eq!(windows, [2000, 4000, 4000, 4000]);
+}
+
+/// A request that overtakes what it is about neither grows the window nor gets more than that.
+#[test]
+fn a_request_that_overtakes_its_messages_waits_for_them() {
+    let mut side = Receiver::new(LIMITS);
+    let sent = LIMITS.window;
+    assert_eq!(side.lanes.need(1, 1, sent, sent + 500, &mut side.pool), Ok(None), "nothing is read yet");
+    let body = (LIMITS.window - MESSAGE_COST) as usize;
+    assert_eq!(side.receive(1, 0, body), Ok(()));
+    assert_eq!(side.lanes.window(1), LIMITS.window);
+    assert_eq!(side.consumed(1, body), [Grant { mailbox: 1, seq: 1, limit: 3 * LIMITS.window }]);
+    assert_eq!(side.lanes.window(1), 2 * LIMITS.window);
 }
 
 const SMALL: u64 = 4 << 10;
@@ -322,8 +337,8 @@ fn sessions_share_the_pool() {
     let (mut one, mut two) = (Inbound::<()>::new(1, limits), Inbound::<()>::new(2, limits));
     let large = LIMITS.message_max + MESSAGE_COST;
     let mut grants = Vec::new();
-    assert!(one.need(7, 1, large, &mut pool).unwrap().is_some());
-    assert_eq!(two.need(7, 1, large, &mut pool), Ok(None));
+    assert!(one.need(7, 1, 0, large, &mut pool).unwrap().is_some());
+    assert_eq!(two.need(7, 1, 0, large, &mut pool), Ok(None));
     assert!(pool.has_turned());
     assert!(one.shortage(&pool).is_some_and(|short| short.on), "the one that holds it is told");
     assert_eq!(pool.freed(), BTreeSet::new());
@@ -553,8 +568,8 @@ impl Pair {
                     self.travel(4, Travelling::Closed(mailbox));
                 }
             }
-            Travelling::Control(Output::Need { mailbox, seq, limit }) => {
-                grants.extend(receiver.need(mailbox, seq, limit, pool).unwrap());
+            Travelling::Control(Output::Need { mailbox, seq, sent, limit }) => {
+                grants.extend(receiver.need(mailbox, seq, sent, limit, pool).unwrap());
             }
             Travelling::Control(Output::Return { mailbox, seq, limit }) => {
                 receiver.returned(mailbox, seq, limit, pool, grants).unwrap();
