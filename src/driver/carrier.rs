@@ -774,6 +774,7 @@ impl Reader {
 
     fn handle_calls(&mut self, kind: StreamKind) -> Result<(), Code> {
         let Some(shared) = self.carrier.shared.upgrade() else { return Err(Code::SHUTDOWN) };
+        let now = tokio::time::Instant::now();
         while let Some(frame) = self.splitter.next_frame().map_err(wire_code)? {
             let Some(frame) = CallFrame::decode(frame).map_err(wire_code)? else { continue };
             if kind == StreamKind::LargeCall {
@@ -784,7 +785,7 @@ impl Reader {
                 }
                 self.is_served = !is_term;
             }
-            self.carrier.session.receive_call(&shared, &mut self.heard, frame)?;
+            self.carrier.session.receive_call(&shared, &mut self.heard, frame, now)?;
         }
         Ok(())
     }

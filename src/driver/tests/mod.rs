@@ -68,12 +68,12 @@ impl World {
         let runs = Arc::new(AtomicUsize::new(0));
         let (counter, friend) = (runs.clone(), b.id());
         let _ = a.rpc().serve(DOUBLE, move |call, n| {
-            counter.fetch_add(usize::from(call.caller != friend), Ordering::Relaxed);
+            counter.fetch_add(usize::from(*call.caller() != friend), Ordering::Relaxed);
             async move { n.wrapping_mul(2) }
         });
         let (counter, friend) = (runs.clone(), b.id());
         let _ = a.rpc().serve(NEVER, move |call, _| {
-            counter.fetch_add(usize::from(call.caller != friend), Ordering::Relaxed);
+            counter.fetch_add(usize::from(*call.caller() != friend), Ordering::Relaxed);
             std::future::pending()
         });
         b.cluster().connect(a.name()).await.unwrap();
