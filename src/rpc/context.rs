@@ -77,7 +77,7 @@ impl CallContext {
     /// Runs a future within this call: what it calls has no more time than the call has, and belongs to its trace.
     ///
     /// A handler runs so anyway. A task that it spawns does not inherit this by itself.
-    pub fn scope<F: Future>(&self, future: F) -> impl Future<Output = F::Output> {
+    pub fn scope<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
         SCOPE.scope(Scope::of(&self.call), future)
     }
 }
