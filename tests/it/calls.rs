@@ -669,3 +669,56 @@ async fn one_peer_cannot_take_all_places() {
     settles(&b).await;
     assert_eq!(b.rpc().stats().overloaded, 3);
 }
+
+/// Ten thousand slow calls do not delay a fast one; beyond the cap they are refused, not queued. Scenario 122.
+#[tokio::test]
+async fn slow_calls_do_not_delay_fast_ones() {
+    const CROWD: usize = 10_000;
+    let cookie = Cookie::generate();
+    let mut roomy = Config::default();
+    (roomy.handlers_max, roomy.handlers_per_peer) = (20_000, 20_000);
+    let (a, b, c) = (node("a", &cookie).await, node_with("b", &cookie, roomy).await, node("c", &cookie).await);
+    serve_all(&b);
+    serve_all(&c);
+    let p99 = async |rounds: u64| {
+        let mut took = Vec::new();
+        for n in 0..rounds {
+            let begun = std::time::Instant::now();
+            assert_eq!(a.rpc().call(b.name(), DOUBLE, n).await, Ok(2 * n));
+            took.push(begun.elapsed());
+        }
+        took.sort_unstable();
+        took[took.len() * 99 / 100]
+    };
+    p99(100).await;
+    let idle = p99(1000).await;
+    let crowd = |to: &Node| {
+        let mut calls = tokio::task::JoinSet::new();
+        for n in 0..CROWD as u64 {
+            let (rpc, to) = (a.rpc(), to.name().clone());
+            calls.spawn(async move { rpc.call(&to, NEVER, n).timeout(Duration::from_secs(600)).await });
+        }
+        calls
+    };
+    let slow = crowd(&b);
+    while b.rpc().stats().handlers < CROWD {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let busy = p99(1000).await;
+    println!("a fast call, p99: {idle:?} idle, {busy:?} beside {CROWD} slow ones");
+    assert!(busy <= 10 * idle.max(Duration::from_millis(2)), "{idle:?} became {busy:?}");
+    drop(slow);
+    settles(&b).await;
+
+    let mut slow = crowd(&c);
+    let cap = Config::default().handlers_per_peer;
+    let mut refused = 0;
+    while refused < CROWD - cap {
+        assert_eq!(slow.join_next().await.unwrap().unwrap(), Err(CallError::Overloaded));
+        refused += 1;
+    }
+    assert_eq!(c.rpc().stats().handlers, cap);
+    drop(slow);
+    settles(&c).await;
+    settles(&a).await;
+}

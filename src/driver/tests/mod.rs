@@ -3,6 +3,7 @@
 //! In each test nodes A and B are a good pair that never stops talking. The attacker speaks raw frames. What it does may
 //! end its own session; it never reaches a mailbox, a handler, or the pair.
 
+mod exchanges;
 mod fake;
 mod flood;
 mod greeting;
