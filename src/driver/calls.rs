@@ -1,14 +1,17 @@
 //! The methods that a node serves, and the handlers at work.
 
+use std::any::Any;
 use std::collections::HashMap;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::exchange::{Answer, Content, ItemsIn, ItemsOut, ServedId, StreamEnd};
@@ -19,29 +22,55 @@ use crate::id::NodeId;
 use crate::trace::Trace;
 use crate::wire::{CallMode, Code, Status, Term};
 
+/// What is known of a call that is handled here, to all that have to do with it.
+#[derive(Debug)]
+pub(crate) struct CallState {
+    pub(crate) caller: NodeId,
+    pub(crate) is_local: bool,
+    pub(crate) deadline: Instant,
+    pub(crate) trace: Option<Trace>,
+    /// Nobody waits for it any more, or its handler has returned.
+    is_over: AtomicBool,
+    told: Notify,
+}
+
+impl CallState {
+    pub(crate) fn new(caller: NodeId, is_local: bool, deadline: Instant, trace: Option<Trace>) -> Arc<Self> {
+        Arc::new(Self { caller, is_local, deadline, trace, is_over: AtomicBool::new(false), told: Notify::new() })
+    }
+
+    pub(crate) fn end(&self) {
+        self.is_over.store(true, Ordering::Release);
+        self.told.notify_waiters();
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
+    }
+
+    pub(crate) async fn over(&self) {
+        let told = self.told.notified();
+        tokio::pin!(told);
+        // Before the look, so that no end falls between.
+        told.as_mut().enable();
+        if !self.is_over() {
+            told.await;
+        }
+    }
+}
+
 /// A request as its handler sees it.
 #[derive(Debug)]
 pub(crate) struct Request {
-    pub(crate) caller: NodeId,
-    pub(crate) deadline: Instant,
-    pub(crate) trace: Option<Trace>,
+    pub(crate) call: Arc<CallState>,
     pub(crate) term: Arc<Term>,
     pub(crate) body: Bytes,
-}
-
-/// A request with its place among the handlers, and the way back.
-#[derive(Debug)]
-pub(crate) struct Incoming {
-    pub(crate) request: Request,
-    pub(crate) reply: Reply,
-    /// Kept until the answer has left: whoever does not read answers runs out of places.
-    pub(crate) place: Place,
 }
 
 /// A method being served.
 pub(crate) trait Handler: Send + Sync {
     /// Runs the handler in a task of its own. Never waits.
-    fn spawn(self: Arc<Self>, incoming: Incoming) -> AbortHandle;
+    fn spawn(self: Arc<Self>, request: Request, reply: Reply);
 
     /// Whether it answers with a stream of items.
     fn is_stream(&self) -> bool;
@@ -56,7 +85,7 @@ pub(crate) struct Methods {
     next: AtomicU64,
     load: Arc<Load>,
     /// Handlers that nobody waits for, so that the end of the node is theirs too.
-    casts: Mutex<HashMap<u64, Option<AbortHandle>>>,
+    casts: Mutex<HashMap<u64, Arc<CallState>>>,
 }
 
 impl std::fmt::Debug for Methods {
@@ -130,7 +159,7 @@ impl Methods {
     /// The node ends: nobody waits for what still runs.
     pub(crate) fn end(&self) {
         let casts = std::mem::take(&mut *lock(&self.casts));
-        casts.into_values().flatten().for_each(|task| task.abort());
+        casts.into_values().for_each(|call| call.end());
     }
 
     /// How many handlers run, and what their requests take.
@@ -178,44 +207,14 @@ impl Load {
     }
 }
 
-/// A place among the handlers. Dropping it gives it back.
-#[derive(Debug)]
-pub(crate) struct Place {
-    node: Arc<Load>,
-    peer: Option<Arc<Load>>,
-    bytes: usize,
-}
-
-impl Place {
-    fn take(node: &Arc<Load>, peer: Option<&Arc<Load>>, bytes: usize) -> Result<Self, Status> {
-        if peer.is_some_and(|peer| !peer.take(bytes)) {
-            return Err(Status::Overloaded);
-        }
-        if !node.take(bytes) {
-            if let Some(peer) = peer {
-                peer.give(bytes);
-            }
-            return Err(Status::Overloaded);
-        }
-        Ok(Self { node: node.clone(), peer: peer.cloned(), bytes })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Some(peer) = &self.peer {
-            peer.give(self.bytes);
-        }
-        self.node.give(self.bytes);
-    }
-}
-
-/// Where a handler's outcome goes. Dropped without one, it says that the handler was stopped.
+/// Where a handler's outcome goes, with its place among the handlers. Dropped without an outcome, it says that the handler
+/// was stopped; dropped at all, it gives the place back. So whoever does not read answers runs out of places.
 #[derive(Debug)]
 pub(crate) struct Reply {
     shared: Arc<Shared>,
     to: To,
-    is_local: bool,
+    /// What the request takes.
+    bytes: usize,
     is_over: AtomicBool,
 }
 
@@ -224,21 +223,37 @@ enum To {
     Peer { session: Arc<Session>, call: ServedId, items: Option<Arc<ItemsOut>> },
     Local(Mutex<Option<oneshot::Sender<Answer>>>),
     LocalItems { out: Arc<ItemsOut>, inn: Arc<ItemsIn> },
-    Cast { id: u64 },
+    Cast { id: u64, from: Option<Arc<Session>> },
+}
+
+impl To {
+    fn peer(&self) -> Option<&Arc<Session>> {
+        match self {
+            Self::Peer { session, .. } => Some(session),
+            Self::Cast { from, .. } => from.as_ref(),
+            Self::Local(_) | Self::LocalItems { .. } => None,
+        }
+    }
 }
 
 impl Reply {
-    fn new(shared: &Arc<Shared>, to: To, is_local: bool) -> Self {
-        Self { shared: shared.clone(), to, is_local, is_over: AtomicBool::new(false) }
+    /// Takes a place for a request of that size, if there is one.
+    fn new(shared: &Arc<Shared>, to: To, bytes: usize) -> Result<Self, Status> {
+        let peer = to.peer().map(|session| session.handlers());
+        if peer.is_some_and(|peer| !peer.take(bytes)) {
+            return Err(Status::Overloaded);
+        }
+        if !shared.methods.load.take(bytes) {
+            if let Some(peer) = peer {
+                peer.give(bytes);
+            }
+            return Err(Status::Overloaded);
+        }
+        Ok(Self { shared: shared.clone(), to, bytes, is_over: AtomicBool::new(false) })
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
-    }
-
-    /// Whether this very node calls.
-    pub(crate) fn is_local(&self) -> bool {
-        self.is_local
     }
 
     /// The largest answer or item.
@@ -249,13 +264,23 @@ impl Reply {
         }
     }
 
-    /// Sends the outcome. Waits until the answer has left.
-    pub(crate) async fn send(self, outcome: Result<Content, Status>) {
-        let content = match outcome {
-            Ok(content) if content.body.len() <= self.size_max() => content,
-            Ok(_) => return self.end(Status::AnswerTooLarge),
-            Err(status) => return self.end(status),
-        };
+    /// Sends an answer if that needs no waiting; else it comes back.
+    pub(crate) fn send_now(&self, content: Content) -> Option<Content> {
+        if content.body.len() <= self.size_max()
+            && let To::Peer { session, call, .. } = &self.to
+        {
+            let content = session.answer_now(*call, content);
+            self.is_over.store(content.is_none(), Ordering::Relaxed);
+            return content;
+        }
+        Some(content)
+    }
+
+    /// Sends an answer. Waits until it has left.
+    pub(crate) async fn send(&self, content: Content) {
+        if content.body.len() > self.size_max() {
+            return self.end(Status::AnswerTooLarge);
+        }
         match &self.to {
             To::Peer { session, call, .. } => {
                 session.answer(*call, content).await;
@@ -302,7 +327,7 @@ impl Reply {
                 }
             }
             To::LocalItems { out, inn } => drop(inn.finish(out.end(), StreamEnd::Status(status))),
-            To::Cast { id } => {
+            To::Cast { id, .. } => {
                 lock(&self.shared.methods.casts).remove(id);
                 if status != Status::Answered {
                     tracing::debug!(?status, "a cast came to nothing");
@@ -316,6 +341,10 @@ impl Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         self.end(if std::thread::panicking() { Status::Panicked } else { Status::Cancelled });
+        if let Some(session) = self.to.peer() {
+            session.handlers().give(self.bytes);
+        }
+        self.shared.methods.load.give(self.bytes);
     }
 }
 
@@ -328,6 +357,8 @@ pub(super) struct Arrived {
     pub(super) trace: Option<Trace>,
     pub(super) term: Arc<Term>,
     pub(super) body: Bytes,
+    /// When it arrived.
+    pub(super) now: Instant,
 }
 
 /// Handles a peer's request: starts the method's handler, or answers why not. Never waits.
@@ -335,96 +366,82 @@ pub(super) struct Arrived {
 /// # Errors
 /// The code to close the link with, when the peer has too many refusals unread.
 pub(super) fn serve(shared: &Arc<Shared>, session: &Arc<Session>, call: Arrived) -> Result<(), Code> {
-    let Arrived { id, timeout_ms, mode, trace, term, body } = call;
-    let deadline = Instant::now() + Duration::from_millis(timeout_ms).min(LONGEST);
+    let Arrived { id, timeout_ms, mode, trace, term, body, now } = call;
+    let deadline = now + Duration::from_millis(timeout_ms).min(LONGEST);
     let methods = &shared.methods;
     let handler = methods.find(shared, &term.method, mode);
+    let call = CallState::new(session.peer.clone(), false, deadline, trace);
+    let request = Request { call: call.clone(), term, body };
     let start = |to| {
         let handler = handler?;
-        let place = Place::take(&methods.load, Some(session.handlers()), body.len())?;
+        let reply = Reply::new(shared, to, request.body.len())?;
         shared.counters.served();
-        let request = Request { caller: session.peer.clone(), deadline, trace, term, body };
-        Ok(handler.spawn(Incoming { request, reply: Reply::new(shared, to, false), place }))
+        handler.spawn(request, reply);
+        Ok(())
     };
-    match mode {
-        CallMode::Nothing => {
-            methods.cast(shared, start);
-            Ok(())
-        }
-        CallMode::Answer | CallMode::Items { .. } => {
-            let items = match mode {
-                CallMode::Items { limit } => Some(ItemsOut::new(limit)),
-                _ => None,
-            };
-            session.serve(id, items.clone(), |call| {
-                let task = start(To::Peer { session: session.clone(), call, items });
-                task.inspect_err(|status| shared.counters.refused(*status))
-            })
-        }
+    if mode == CallMode::Nothing {
+        methods.cast(shared, call, Some(session.clone()), start);
+        return Ok(());
     }
+    let items = match mode {
+        CallMode::Items { limit } => Some(ItemsOut::new(limit)),
+        _ => None,
+    };
+    session.serve(id, call, items.clone(), |call| {
+        let started = start(To::Peer { session: session.clone(), call, items });
+        started.inspect_err(|status| shared.counters.refused(*status))
+    })
 }
 
 impl Methods {
     /// Starts a handler that nobody waits for.
-    fn cast(&self, shared: &Shared, start: impl FnOnce(To) -> Result<AbortHandle, Status>) {
+    fn cast(
+        &self,
+        shared: &Shared,
+        call: Arc<CallState>,
+        from: Option<Arc<Session>>,
+        start: impl FnOnce(To) -> Result<(), Status>,
+    ) {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         // First, so that its end does not come before its beginning.
-        lock(&self.casts).insert(id, None);
-        match start(To::Cast { id }) {
-            Ok(task) => {
-                if let Some(cast) = lock(&self.casts).get_mut(&id) {
-                    *cast = Some(task);
-                }
-            }
-            Err(status) => {
-                lock(&self.casts).remove(&id);
-                tracing::debug!(?status, "a cast came to nothing");
-                shared.counters.refused(status);
-                shared.counters.cast_failed();
-            }
+        lock(&self.casts).insert(id, call);
+        if let Err(status) = start(To::Cast { id, from }) {
+            lock(&self.casts).remove(&id);
+            tracing::debug!(?status, "a cast came to nothing");
+            shared.counters.refused(status);
+            shared.counters.cast_failed();
         }
     }
 
-    fn start_local(
-        &self,
-        shared: &Arc<Shared>,
-        method: &str,
-        mode: CallMode,
-        request: Request,
-        to: To,
-    ) -> Result<AbortHandle, Status> {
-        let handler = self.find(shared, method, mode)?;
-        let place = Place::take(&self.load, None, request.body.len())?;
+    fn start_local(&self, shared: &Arc<Shared>, mode: CallMode, request: Request, to: To) -> Result<(), Status> {
+        let handler = self.find(shared, &request.term.method, mode)?;
+        let reply = Reply::new(shared, to, request.body.len())?;
         shared.counters.served();
-        Ok(handler.spawn(Incoming { request, reply: Reply::new(shared, to, true), place }))
+        handler.spawn(request, reply);
+        Ok(())
     }
 }
 
-/// A handler of this very node that ends when nobody waits for it any more.
+/// Ends a handler of this very node when nobody waits for it any more.
 #[derive(Debug)]
-pub(crate) struct AbortOnDrop(AbortHandle);
+pub(crate) struct EndOnDrop(Arc<CallState>);
 
-impl Drop for AbortOnDrop {
+impl Drop for EndOnDrop {
     fn drop(&mut self) {
-        self.0.abort();
+        self.0.end();
     }
 }
 
 /// Calls a method of this very node.
 pub(crate) async fn call_local(shared: &Arc<Shared>, request: Request) -> Answer {
     let (done, answer) = oneshot::channel();
-    let term = request.term.clone();
-    match shared.methods.start_local(shared, &term.method, CallMode::Answer, request, To::Local(Mutex::new(Some(done))))
-    {
-        Ok(task) => {
-            let _task = AbortOnDrop(task);
-            answer.await.unwrap_or(Answer::Failed(Status::Cancelled))
-        }
-        Err(status) => {
-            shared.counters.refused(status);
-            Answer::Failed(status)
-        }
+    let _running = EndOnDrop(request.call.clone());
+    let to = To::Local(Mutex::new(Some(done)));
+    if let Err(status) = shared.methods.start_local(shared, CallMode::Answer, request, to) {
+        shared.counters.refused(status);
+        return Answer::Failed(status);
     }
+    answer.await.unwrap_or(Answer::Failed(Status::Cancelled))
 }
 
 /// Calls a method of this very node that answers with items.
@@ -433,39 +450,54 @@ pub(crate) fn stream_local(
     request: Request,
     inn: &Arc<ItemsIn>,
     limit: u64,
-) -> Option<(AbortOnDrop, Arc<ItemsOut>)> {
+) -> (EndOnDrop, Arc<ItemsOut>) {
     let out = ItemsOut::new(limit);
-    let term = request.term.clone();
+    let running = EndOnDrop(request.call.clone());
     let to = To::LocalItems { out: out.clone(), inn: inn.clone() };
-    match shared.methods.start_local(shared, &term.method, CallMode::Items { limit }, request, to) {
-        Ok(task) => Some((AbortOnDrop(task), out)),
-        Err(status) => {
-            shared.counters.refused(status);
-            let _ = inn.finish(0, StreamEnd::Status(status));
-            None
-        }
+    if let Err(status) = shared.methods.start_local(shared, CallMode::Items { limit }, request, to) {
+        shared.counters.refused(status);
+        let _ = inn.finish(0, StreamEnd::Status(status));
     }
+    (running, out)
 }
 
 /// Casts to a method of this very node.
 pub(crate) fn cast_local(shared: &Arc<Shared>, request: Request) {
     let methods = &shared.methods;
-    let term = request.term.clone();
-    methods.cast(shared, |to| methods.start_local(shared, &term.method, CallMode::Nothing, request, to));
+    methods.cast(shared, request.call.clone(), None, |to| methods.start_local(shared, CallMode::Nothing, request, to));
 }
 
-/// A future whose panic is an outcome.
-pub(crate) async fn contained<T>(future: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
-    use std::panic::{AssertUnwindSafe, catch_unwind};
-    let mut future = std::pin::pin!(future);
-    std::future::poll_fn(|context| {
+/// Runs a handler to its end, or until nobody waits for it any more, or its deadline; a panic is contained. All of it runs
+/// in an environment.
+pub(crate) async fn supervise<F: Future<Output = Result<(), Status>>>(
+    mut work: Pin<&mut F>,
+    call: &CallState,
+    within: impl Fn(&mut dyn FnMut() -> Poll<F::Output>) -> Poll<F::Output>,
+) -> Result<(), Status> {
+    let mut work = poll_fn(|context| {
         // The future is not polled again after a panic, so nobody sees what it left half done.
-        catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))).unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<&str>().copied();
-            let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-            tracing::warn!(panic = text.unwrap_or("no text"), "a handler panicked");
-            std::task::Poll::Ready(Err(Status::Panicked))
-        })
-    })
-    .await
+        let mut poll = || catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))).unwrap_or_else(panicked);
+        within(&mut poll)
+    });
+    // Most handlers are done at once: these need neither a timer nor to be told.
+    if let Poll::Ready(outcome) = poll_fn(|context| Poll::Ready(Pin::new(&mut work).poll(context))).await {
+        return outcome;
+    }
+    // Boxed, or each task would be as large as those that need it.
+    let waiting = Box::pin(async {
+        tokio::select! {
+            biased;
+            () = call.over() => Err(Status::Cancelled),
+            outcome = &mut work => outcome,
+            () = tokio::time::sleep_until(call.deadline) => Err(Status::Expired),
+        }
+    });
+    waiting.await
+}
+
+fn panicked<T>(panic: Box<dyn Any + Send>) -> Poll<Result<T, Status>> {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    tracing::warn!(panic = text.unwrap_or("no text"), "a handler panicked");
+    Poll::Ready(Err(Status::Panicked))
 }

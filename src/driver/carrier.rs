@@ -6,7 +6,7 @@
 //!  clock: signs of life, the idle close, the agreed stop (proto::link)
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ use crate::proto::links::LinkId;
 use crate::transport::Link;
 use crate::transport::link::{Receiver, Sender, StreamError};
 use crate::wire::{
-    CONTROL_MAX, CallFrame, CallHead, Code, Control, LaneFrame, OVERHEAD_MAX, SKIPPABLE, Splitter, StreamKind,
+    CONTROL_MAX, CallFrame, CallHead, Code, Control, Frame, LaneFrame, OVERHEAD_MAX, SKIPPABLE, Splitter, StreamKind,
     put_message_head, put_schema,
 };
 
@@ -43,6 +43,9 @@ const PROGRESS: usize = 1024;
 
 /// A link that stops must move so many bytes per `frame_timeout`: more than the questions and answers of its clock.
 const STOP_PROGRESS: u64 = 16 * 1024;
+
+/// So many pieces of one begun frame are joined.
+const PIECES_MAX: usize = 64;
 
 pub(crate) const CONTROL_PRIORITY: i32 = 2;
 const CALL_PRIORITY: i32 = 1;
@@ -540,15 +543,7 @@ async fn accept_streams(carrier: Arc<Carrier>, mut control: Option<(Receiver, Sp
     loop {
         if let Some((stream, splitter)) = control.take() {
             has_control = true;
-            let reader = Reader {
-                stream,
-                splitter,
-                frame_timeout,
-                carrier: carrier.clone(),
-                room: None,
-                heard: Heard::default(),
-                is_served: false,
-            };
+            let reader = Reader::new(stream, splitter, frame_timeout, carrier.clone());
             readers.spawn(read(reader, StreamKind::Control));
         }
         let mut stream = tokio::select! {
@@ -585,12 +580,7 @@ async fn accept_streams(carrier: Arc<Carrier>, mut control: Option<(Receiver, Sp
                 Some(kind) if kind != StreamKind::Control => {
                     let mut splitter = Splitter::new(message_max + OVERHEAD_MAX);
                     splitter.push(first.slice_ref(rest));
-                    let heard = Heard::default();
-                    read(
-                        Reader { stream, splitter, frame_timeout, carrier, room: None, heard, is_served: false },
-                        kind,
-                    )
-                    .await;
+                    read(Reader::new(stream, splitter, frame_timeout, carrier), kind).await;
                 }
                 None if kind & SKIPPABLE != 0 => {
                     stream.stop();
@@ -625,6 +615,8 @@ pub(crate) async fn kind_of(
 /// One stream of the peer.
 struct Reader {
     stream: Receiver,
+    /// What was read and is not split yet.
+    pieces: VecDeque<bytes::Bytes>,
     splitter: Splitter,
     frame_timeout: Duration,
     carrier: Arc<Carrier>,
@@ -672,29 +664,34 @@ impl StreamFlaw {
 }
 
 impl Reader {
+    fn new(stream: Receiver, splitter: Splitter, frame_timeout: Duration, carrier: Arc<Carrier>) -> Self {
+        let (pieces, heard) = (VecDeque::new(), Heard::default());
+        Self { stream, pieces, splitter, frame_timeout, carrier, room: None, heard, is_served: false }
+    }
+
     /// `Err(None)` when the link ended.
     async fn read_frames(&mut self, kind: StreamKind) -> Result<(), Option<Code>> {
         loop {
             self.handle_frames(kind).map_err(Some)?;
-            let chunk = match self.next_chunk().await {
+            let is_open = match self.read_on().await {
                 // The one frame of such a stream is taken back.
                 Err(StreamFlaw::Reset) if kind == StreamKind::LargeCall => return Ok(()),
-                chunk => chunk.map_err(StreamFlaw::code)?,
+                read => read.map_err(StreamFlaw::code)?,
             };
-            let Some(chunk) = chunk else {
+            if !is_open && self.pieces.is_empty() {
                 return if self.splitter.is_begun() { Err(Some(Code::PROTOCOL)) } else { Ok(()) };
-            };
+            }
             let now = now();
             if kind == StreamKind::Control {
                 lock(&self.carrier.clock).heard(now);
             } else {
                 lock(&self.carrier.clock).received(now);
             }
-            self.splitter.push(chunk);
         }
     }
 
-    async fn next_chunk(&mut self) -> Result<Option<bytes::Bytes>, StreamFlaw> {
+    /// Waits for more of the stream; false at its end.
+    async fn read_on(&mut self) -> Result<bool, StreamFlaw> {
         let read = if self.splitter.is_begun() {
             self.make_room().await;
             match timeout(self.frame_timeout, self.progress()).await {
@@ -703,7 +700,7 @@ impl Reader {
             }
         } else {
             self.room = None;
-            self.stream.read().await
+            self.stream.read_many(&mut self.pieces).await
         };
         read.map_err(|error| match error {
             StreamError::LinkEnded => StreamFlaw::LinkEnded,
@@ -724,27 +721,36 @@ impl Reader {
     }
 
     /// Reads on in a frame that has begun, until it is complete, or the next good piece of it is there.
-    async fn progress(&mut self) -> Result<Option<bytes::Bytes>, StreamError> {
+    async fn progress(&mut self) -> Result<bool, StreamError> {
         let wanted = self.splitter.missing().min(PROGRESS);
-        let mut gathered = bytes::BytesMut::new();
+        while self.pieces.iter().map(bytes::Bytes::len).sum::<usize>() < wanted {
+            if !self.stream.read_many(&mut self.pieces).await? {
+                return Ok(false);
+            }
+            if self.pieces.len() > PIECES_MAX {
+                // Many small ones: each holds the packet that it came in.
+                let whole: Vec<u8> = self.pieces.drain(..).flatten().collect();
+                self.pieces.push_back(whole.into());
+            }
+        }
+        Ok(true)
+    }
+
+    /// The next whole frame of what has been read.
+    fn next_frame(&mut self) -> Result<Option<Frame>, Code> {
         loop {
-            let Some(chunk) = self.stream.read().await? else {
-                return Ok((!gathered.is_empty()).then(|| gathered.freeze()));
-            };
-            if gathered.is_empty() && chunk.len() >= wanted {
-                return Ok(Some(chunk));
+            if let Some(frame) = self.splitter.next_frame().map_err(wire_code)? {
+                return Ok(Some(frame));
             }
-            gathered.extend_from_slice(&chunk);
-            if gathered.len() >= wanted {
-                return Ok(Some(gathered.freeze()));
-            }
+            let Some(piece) = self.pieces.pop_front() else { return Ok(None) };
+            self.splitter.push(piece);
         }
     }
 
     fn handle_frames(&mut self, kind: StreamKind) -> Result<(), Code> {
         match kind {
             StreamKind::Control => {
-                while let Some(frame) = self.splitter.next_frame().map_err(wire_code)? {
+                while let Some(frame) = self.next_frame()? {
                     if let Some(frame) = Control::decode(frame).map_err(wire_code)? {
                         self.carrier.handle_control(frame)?;
                     }
@@ -752,21 +758,19 @@ impl Reader {
                 Ok(())
             }
             StreamKind::Lane | StreamKind::Body => {
-                let splitter = &mut self.splitter;
-                let frames = std::iter::from_fn(|| {
+                let session = self.carrier.session.clone();
+                session.receive(std::iter::from_fn(|| {
                     loop {
-                        match splitter.next_frame() {
-                            Ok(None) => return None,
-                            Ok(Some(frame)) => match LaneFrame::decode(frame) {
-                                Ok(None) => {}
-                                Ok(Some(frame)) => return Some(Ok(frame)),
-                                Err(error) => return Some(Err(error)),
-                            },
-                            Err(error) => return Some(Err(error)),
+                        let frame = match self.next_frame() {
+                            Ok(frame) => frame?,
+                            Err(code) => return Some(Err(code)),
+                        };
+                        // One that may be skipped is.
+                        if let Some(frame) = LaneFrame::decode(frame).map_err(wire_code).transpose() {
+                            return Some(frame);
                         }
                     }
-                });
-                self.carrier.session.receive(frames)
+                }))
             }
             StreamKind::Calls | StreamKind::LargeCall => self.handle_calls(kind),
         }
@@ -774,7 +778,8 @@ impl Reader {
 
     fn handle_calls(&mut self, kind: StreamKind) -> Result<(), Code> {
         let Some(shared) = self.carrier.shared.upgrade() else { return Err(Code::SHUTDOWN) };
-        while let Some(frame) = self.splitter.next_frame().map_err(wire_code)? {
+        let now = tokio::time::Instant::now();
+        while let Some(frame) = self.next_frame()? {
             let Some(frame) = CallFrame::decode(frame).map_err(wire_code)? else { continue };
             if kind == StreamKind::LargeCall {
                 // What its frame means, and then that frame.
@@ -784,7 +789,7 @@ impl Reader {
                 }
                 self.is_served = !is_term;
             }
-            self.carrier.session.receive_call(&shared, &mut self.heard, frame)?;
+            self.carrier.session.receive_call(&shared, &mut self.heard, frame, now)?;
         }
         Ok(())
     }

@@ -11,15 +11,17 @@
 use std::any::TypeId;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, oneshot};
-use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
-use super::calls::{self, Load};
+use super::calls::{self, CallState, Load};
 use super::session::Session;
 use super::{Shared, lock};
 use crate::config::Config;
@@ -125,17 +127,8 @@ pub(super) struct ServedId {
 struct Running {
     /// Tells handlers apart of which a peer gave the same id, one after the other.
     serial: u64,
-    /// `None` while it is started.
-    task: Option<AbortHandle>,
+    call: Arc<CallState>,
     items: Option<Arc<ItemsOut>>,
-}
-
-impl Running {
-    fn abort(self) {
-        if let Some(task) = self.task {
-            task.abort();
-        }
-    }
 }
 
 impl Exchange {
@@ -201,7 +194,7 @@ impl Exchange {
                 Waiter::Items(items) => items.cut(StreamEnd::SessionEnded),
             }
         }
-        running.into_values().for_each(Running::abort);
+        running.into_values().for_each(|running| running.call.end());
     }
 
     fn room(&self, is_large: bool) -> &Room {
@@ -334,11 +327,13 @@ pub(crate) struct Awaited {
     _wanted: Option<oneshot::Receiver<()>>,
 }
 
-impl Awaited {
-    pub(crate) async fn answer(mut self) -> Answer {
-        let answer = (&mut self.answer).await;
+impl Future for Awaited {
+    type Output = Answer;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answer> {
+        let answer = ready!(Pin::new(&mut self.answer).poll(context));
         self.is_over = true;
-        answer.unwrap_or(Answer::SessionEnded)
+        Poll::Ready(answer.unwrap_or(Answer::SessionEnded))
     }
 }
 
@@ -464,10 +459,9 @@ impl Session {
         self.exchange.room(self.is_large_call(body)).try_take(body + HEAD_COST).map(Taken)
     }
 
-    /// Makes a call. Waits for room.
-    pub(crate) async fn request(self: &Arc<Self>, ask: Ask<'_>) -> Result<Awaited, RequestError> {
+    /// Makes a call, for which there is room.
+    pub(crate) fn request(self: &Arc<Self>, room: Taken, ask: Ask<'_>) -> Result<Awaited, RequestError> {
         let is_large = self.is_large_call(ask.question.body.len());
-        let room = self.call_room(ask.question.body.len()).await.ok_or(RequestError::SessionEnded)?;
         let (done, answer) = oneshot::channel();
         let id = self.register(Waiter::Answer(done), &room, is_large)?;
         let _wanted = self.push_request(room, id, ask, CallMode::Answer);
@@ -584,6 +578,18 @@ impl Session {
 
     // What handlers do.
 
+    /// Sends an answer if that needs no waiting; else it comes back.
+    pub(super) fn answer_now(&self, served: ServedId, content: Content) -> Option<Content> {
+        if self.is_large_call(content.body.len()) {
+            return Some(content);
+        }
+        let Some(room) = self.try_call_room(content.body.len()) else { return Some(content) };
+        let id = served.id;
+        self.push(room, id, "", content, true, |term| CallHead::Answer { id, term });
+        self.finished(served);
+        None
+    }
+
     /// Sends an answer. Waits for room, and until a large answer has been handed over.
     pub(super) async fn answer(&self, served: ServedId, content: Content) {
         let id = served.id;
@@ -621,10 +627,13 @@ impl Session {
     /// Whether the call was open until now.
     fn finished(&self, served: ServedId) -> bool {
         let mut serving = lock(&self.exchange.serving);
-        let was_open = serving.running.get(&served.id).is_some_and(|running| running.serial == served.serial);
-        if was_open {
-            serving.running.remove(&served.id);
-        }
+        let was_open = match serving.running.entry(served.id) {
+            Entry::Occupied(running) if running.get().serial == served.serial => {
+                running.remove();
+                true
+            }
+            _ => false,
+        };
         drop(serving);
         self.exchange.closed(usize::from(was_open));
         was_open
@@ -641,6 +650,7 @@ impl Session {
         shared: &Arc<Shared>,
         heard: &mut Heard,
         frame: CallFrame,
+        now: Instant,
     ) -> Result<(), Code> {
         let CallFrame { head, body } = frame;
         if body.len() > shared.config.message_max {
@@ -650,7 +660,7 @@ impl Session {
             CallHead::Term { number, term } => self.learn(heard, number, term)?,
             CallHead::Call { id, term, timeout_ms, mode, trace } => {
                 let term = heard.read(term)?;
-                calls::serve(shared, self, calls::Arrived { id, timeout_ms, mode, trace, term, body })?;
+                calls::serve(shared, self, calls::Arrived { id, timeout_ms, mode, trace, term, body, now })?;
             }
             CallHead::Answer { id, term } => {
                 let term = heard.read(term)?;
@@ -756,7 +766,7 @@ impl Session {
         drop(serving);
         if let Some(running) = running {
             self.exchange.closed(1);
-            running.abort();
+            running.call.end();
         }
     }
 
@@ -765,8 +775,9 @@ impl Session {
     pub(super) fn serve(
         &self,
         id: u64,
+        call: Arc<CallState>,
         items: Option<Arc<ItemsOut>>,
-        start: impl FnOnce(ServedId) -> Result<AbortHandle, Status>,
+        start: impl FnOnce(ServedId) -> Result<(), Status>,
     ) -> Result<(), Code> {
         let mut serving = lock(&self.exchange.serving);
         if serving.ended || serving.running.contains_key(&id) || serving.cancelled.take(id) {
@@ -775,30 +786,19 @@ impl Session {
         // First, so that the handler's end cannot come before its beginning.
         serving.last += 1;
         let served = ServedId { id, serial: serving.last };
-        serving.running.insert(id, Running { serial: served.serial, task: None, items });
+        serving.running.insert(id, Running { serial: served.serial, call, items });
         let before = self.exchange.open.fetch_add(1, Ordering::AcqRel);
         drop(serving);
-        match start(served) {
-            Ok(task) => {
-                let mut serving = lock(&self.exchange.serving);
-                match serving.running.get_mut(&id).filter(|running| running.serial == served.serial) {
-                    Some(running) => running.task = Some(task),
-                    // It has come to its end, or to the end of the session.
-                    None => task.abort(),
-                }
-                drop(serving);
-                if before == 0
-                    && let Some(carrier) = self.carrier()
-                {
-                    carrier.calls_began();
-                }
-                Ok(())
-            }
-            Err(status) => {
-                self.finished(served);
-                self.refuse(id, status)
-            }
+        if let Err(status) = start(served) {
+            self.finished(served);
+            return self.refuse(id, status);
         }
+        if before == 0
+            && let Some(carrier) = self.carrier()
+        {
+            carrier.calls_began();
+        }
+        Ok(())
     }
 
     /// Answers that a call will not be handled. A peer that floods and does not read the refusals reaches its limit.

@@ -548,11 +548,8 @@ impl Session {
 
     // What links do: receiving.
 
-    /// Delivers the messages of one chunk, in order.
-    pub(crate) fn receive(
-        self: &Arc<Self>,
-        frames: impl Iterator<Item = Result<LaneFrame, WireError>>,
-    ) -> Result<(), Code> {
+    /// Delivers the messages of one read, in order.
+    pub(crate) fn receive(self: &Arc<Self>, frames: impl Iterator<Item = Result<LaneFrame, Code>>) -> Result<(), Code> {
         let shared = self.shared.upgrade().ok_or(Code::SHUTDOWN)?;
         let mut closes = Vec::new();
         let mut guard = lock(&self.inn);
@@ -577,12 +574,12 @@ impl Session {
         self: &Arc<Self>,
         shared: &Shared,
         inn: &mut In,
-        frames: impl Iterator<Item = Result<LaneFrame, WireError>>,
+        frames: impl Iterator<Item = Result<LaneFrame, Code>>,
         to: &mut Option<(u64, Arc<dyn Inbox>)>,
         closes: &mut Vec<u64>,
     ) -> Result<(), Code> {
         for frame in frames {
-            match frame.map_err(wire_code)? {
+            match frame? {
                 LaneFrame::Schema { id, schema } => {
                     if id >= SCHEMAS_MAX {
                         return Err(Code::LIMIT);

@@ -12,16 +12,16 @@ use tokio::time::Instant;
 use super::{Method, Rpc, Target, content, inherited};
 use crate::config::LONGEST;
 use crate::driver::Shared;
-use crate::driver::calls::{Request, call_local};
+use crate::driver::calls::{CallState, Request, call_local};
 use crate::driver::counters::CallCounters;
-use crate::driver::exchange::{Answer, Ask, Content, RequestError};
+use crate::driver::exchange::{Answer, Ask, Content, RequestError, Taken};
 use crate::driver::session::Session;
 use crate::error::{CallError, ConnectError};
 use crate::id::{NodeId, NodeName};
 use crate::message::{Message, decode};
 use crate::messaging::inside;
 use crate::trace::Trace;
-use crate::wire::{Status, Term};
+use crate::wire::{Status, TAG_MAX, Term};
 
 /// A call about to be made: await it.
 ///
@@ -99,9 +99,12 @@ impl<Q: Message, R: Message> Call<'_, Q, R> {
     async fn run(self) -> Result<R, CallError> {
         let Self { rpc: Rpc { shared }, target, method, question, timeout, trace } = self;
         let wait = Wait::new(timeout, trace);
-        let question = content(&question).map_err(|error| CallError::Encode(error.to_string()))?;
-        let (term, body) = counted(shared, ask(shared, &target, method.name(), question, &wait)).await?;
-        answer(shared, &term, &body)
+        let encoded = content(&question).map_err(|error| CallError::Encode(error.to_string()))?;
+        // Only its bytes are kept for as long as the answer takes.
+        drop(question);
+        let counted = Counted::new(shared);
+        let answered = counted.end(ask(shared, &target, method.name(), encoded, &wait).await);
+        answered.and_then(|(term, body)| answer(shared, &term, &body))
     }
 }
 
@@ -121,35 +124,38 @@ impl Wait {
         Self { timeout: deadline.saturating_duration_since(now), deadline, trace: trace.or(scope.trace) }
     }
 
-    pub(super) fn remaining_ms(&self) -> u64 {
+    fn remaining_ms(&self) -> u64 {
         self.deadline.saturating_duration_since(Instant::now()).as_millis() as u64
     }
 }
 
-/// Counts how a call ends, also when it is dropped.
-pub(super) async fn counted<T>(
-    shared: &Shared,
-    call: impl Future<Output = Result<T, CallError>>,
-) -> Result<T, CallError> {
-    struct GivenUp<'a>(Option<&'a CallCounters>);
-    impl Drop for GivenUp<'_> {
-        fn drop(&mut self) {
-            if let Some(counters) = self.0 {
-                CallCounters::count(&counters.given_up);
-            }
+/// Counts a call, and how it ends, also when it is dropped.
+pub(super) struct Counted<'a>(Option<&'a CallCounters>);
+
+impl<'a> Counted<'a> {
+    pub(super) fn new(shared: &'a Shared) -> Self {
+        CallCounters::count(&shared.counters.made);
+        Self(Some(&shared.counters))
+    }
+
+    pub(super) fn end<T>(mut self, outcome: Result<T, CallError>) -> Result<T, CallError> {
+        if let Some(counters) = self.0.take() {
+            CallCounters::count(match &outcome {
+                Ok(_) => &counters.answered,
+                Err(CallError::Timeout(_)) => &counters.timed_out,
+                Err(_) => &counters.failed,
+            });
+        }
+        outcome
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        if let Some(counters) = self.0 {
+            CallCounters::count(&counters.given_up);
         }
     }
-    let counters = &shared.counters;
-    CallCounters::count(&counters.made);
-    let mut given_up = GivenUp(Some(counters));
-    let outcome = call.await;
-    given_up.0 = None;
-    CallCounters::count(match &outcome {
-        Ok(_) => &counters.answered,
-        Err(CallError::Timeout(_)) => &counters.timed_out,
-        Err(_) => &counters.failed,
-    });
-    outcome
 }
 
 /// Makes one call, with the question as it travels.
@@ -160,29 +166,67 @@ pub(super) async fn ask(
     question: Content,
     wait: &Wait,
 ) -> Result<(Arc<Term>, Bytes), CallError> {
-    let asking = async {
-        match reach(shared, target, method, question.body.len()).await? {
-            Callee::Here(caller) => {
-                let term = Arc::new(Term { method: method.to_owned(), schema: (question.kind.schema)() });
-                let &Wait { deadline, trace, .. } = wait;
-                let request = Request { caller: caller.clone(), deadline, trace, term, body: question.body };
-                Ok((call_local(shared, request).await, caller))
-            }
-            Callee::There(session) => {
-                let ask = Ask { method, question, timeout_ms: wait.remaining_ms(), trace: wait.trace };
-                let awaited = session.request(ask).await.map_err(|error| not_sent(error, &session))?;
-                Ok((awaited.answer().await, session.peer.clone()))
-            }
+    let size = question.body.len();
+    // The common way waits for nothing but the answer. The others are boxed, or each call would be as large as they are.
+    let (answer, callee) = match ready(shared, target, method, size)? {
+        Some((session, room)) => {
+            let ask = Ask { method, question, timeout_ms: wait.timeout.as_millis() as u64, trace: wait.trace };
+            let awaited = session.request(room, ask).map_err(|error| not_sent(error, &session))?;
+            let answer = tokio::time::timeout_at(wait.deadline, awaited).await;
+            (answer.map_err(|_| CallError::Timeout(wait.timeout))?, Some(session))
+        }
+        None => {
+            let slow = tokio::time::timeout_at(wait.deadline, ask_slowly(shared, target, method, question, wait));
+            Box::pin(slow).await.map_err(|_| CallError::Timeout(wait.timeout))??
         }
     };
-    let answered = tokio::time::timeout_at(wait.deadline, asking).await;
-    let (answer, callee) = answered.map_err(|_| CallError::Timeout(wait.timeout))??;
     match answer {
         Answer::Answered { term, body } => Ok((term, body)),
         Answer::Failed(Status::Expired) => Err(CallError::Timeout(wait.timeout)),
         Answer::Failed(status) => Err(failed(status, method)),
-        Answer::SessionEnded => Err(CallError::Disconnected(callee)),
+        Answer::SessionEnded => {
+            Err(CallError::Disconnected(callee.map_or_else(|| shared.id(), |session| session.peer.clone())))
+        }
     }
+}
+
+/// Makes a call to this node, or one that has to wait before it is sent.
+async fn ask_slowly(
+    shared: &Arc<Shared>,
+    target: &Target,
+    method: &str,
+    question: Content,
+    wait: &Wait,
+) -> Result<(Answer, Option<Arc<Session>>), CallError> {
+    match reach(shared, target, method, question.body.len()).await? {
+        Callee::Here(caller) => {
+            let term = Arc::new(Term { method: method.to_owned(), schema: (question.kind.schema)() });
+            let &Wait { deadline, trace, .. } = wait;
+            let call = CallState::new(caller, true, deadline, trace);
+            let request = Request { call, term, body: question.body };
+            Ok((call_local(shared, request).await, None))
+        }
+        Callee::There(session) => {
+            let room = session.call_room(question.body.len()).await;
+            let room = room.ok_or_else(|| not_sent(RequestError::SessionEnded, &session))?;
+            let ask = Ask { method, question, timeout_ms: wait.remaining_ms(), trace: wait.trace };
+            let awaited = session.request(room, ask).map_err(|error| not_sent(error, &session))?;
+            Ok((awaited.await, Some(session)))
+        }
+    }
+}
+
+/// The session to call in, and room there, if there are both.
+fn ready(
+    shared: &Shared,
+    target: &Target,
+    method: &str,
+    size: usize,
+) -> Result<Option<(Arc<Session>, Taken)>, CallError> {
+    let Some(session) = shared.session(&target.name) else { return Ok(None) };
+    check(shared, &session, target, method, size)?;
+    let room = session.try_call_room(size);
+    Ok(room.map(|room| (session, room)))
 }
 
 /// Where a call goes.
@@ -199,34 +243,47 @@ pub(super) async fn reach(
     method: &str,
     size: usize,
 ) -> Result<Callee, CallError> {
-    let max = shared.config.message_max;
-    if size > max {
-        return Err(CallError::TooLarge { size, max });
-    }
-    if method.len() > crate::wire::TAG_MAX {
-        return Err(CallError::NoSuchMethod(method.to_owned()));
-    }
     let Target { name, life } = target;
-    let superseded = || CallError::NotConnected(name.clone(), life.clone().map(ConnectError::Superseded));
     let session = match shared.session(name) {
         Some(session) => session,
         None => {
             let own = shared.id();
             if name == own.name() {
+                checked_size(size, shared.config.message_max)?;
                 let is_meant = life.as_ref().is_none_or(|life| *life == own);
-                return if is_meant { Ok(Callee::Here(own)) } else { Err(superseded()) };
+                return if is_meant { Ok(Callee::Here(own)) } else { Err(superseded(target)) };
             }
+            checked_size(size, shared.config.message_max)?;
+            checked_name(method)?;
             let connected = shared.connect(name, false).await;
             connected.map_err(|error| CallError::NotConnected(name.clone(), Some(error)))?
         }
     };
-    if life.as_ref().is_some_and(|life| *life != session.peer) {
-        return Err(superseded());
-    }
-    if size > session.message_max {
-        return Err(CallError::TooLarge { size, max: session.message_max });
-    }
+    check(shared, &session, target, method, size)?;
     Ok(Callee::There(session))
+}
+
+/// Whether the call may be made in this session.
+fn check(shared: &Shared, session: &Session, target: &Target, method: &str, size: usize) -> Result<(), CallError> {
+    if target.life.as_ref().is_some_and(|life| *life != session.peer) {
+        return Err(superseded(target));
+    }
+    checked_name(method)?;
+    checked_size(size, shared.config.message_max)?;
+    checked_size(size, session.message_max)
+}
+
+fn checked_size(size: usize, max: usize) -> Result<(), CallError> {
+    if size > max { Err(CallError::TooLarge { size, max }) } else { Ok(()) }
+}
+
+/// A name that cannot be sent is served nowhere.
+fn checked_name(method: &str) -> Result<(), CallError> {
+    if method.len() > TAG_MAX { Err(CallError::NoSuchMethod(method.to_owned())) } else { Ok(()) }
+}
+
+fn superseded(target: &Target) -> CallError {
+    CallError::NotConnected(target.name.clone(), target.life.clone().map(ConnectError::Superseded))
 }
 
 pub(super) fn not_sent(error: RequestError, session: &Session) -> CallError {

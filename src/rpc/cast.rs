@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::call::{Callee, reach};
 use super::{Method, Rpc, Target, content, inherited};
 use crate::config::LONGEST;
-use crate::driver::calls::{Request, cast_local};
+use crate::driver::calls::{CallState, Request, cast_local};
 use crate::driver::counters::CallCounters;
 use crate::driver::exchange::{Ask, RequestError};
 use crate::error::{CallError, CastError};
@@ -103,7 +103,8 @@ impl<Q: Message, R: Message> Cast<'_, Q, R> {
                 Callee::Here(caller) => {
                     let term = Term { method: method.to_owned(), schema: (question.kind.schema)() };
                     let deadline = Instant::now() + timeout;
-                    cast_local(shared, Request { caller, deadline, trace, term: term.into(), body: question.body });
+                    let call = CallState::new(caller, true, deadline, trace);
+                    cast_local(shared, Request { call, term: term.into(), body: question.body });
                     Ok(())
                 }
                 Callee::There(session) => {

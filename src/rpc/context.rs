@@ -3,26 +3,17 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::driver::calls::CallState;
 use crate::id::{NodeId, NodeName};
 use crate::trace::Trace;
 
 /// What a handler knows of its call. Cheap to clone, and may outlive the handler.
 #[derive(Clone)]
-#[non_exhaustive]
 pub struct CallContext {
-    /// The life of the node that calls.
-    pub caller: NodeId,
-    /// When the caller stops waiting. The handler is dropped then. A stream without a deadline has one in a year.
-    pub deadline: Instant,
-    /// The trace that the call belongs to.
-    pub trace: Option<Trace>,
-    pub(super) is_local: bool,
-    pub(super) over: Over,
+    pub(super) call: Arc<CallState>,
 }
 
 /// Who calls, as far as it was proved.
@@ -45,14 +36,29 @@ impl Identity {
 }
 
 impl CallContext {
+    /// Returns the life of the node that calls.
+    pub fn caller(&self) -> &NodeId {
+        &self.call.caller
+    }
+
     /// Returns who calls, as TLS has proved it.
     pub fn identity(&self) -> Identity {
-        if self.is_local { Identity::Here } else { Identity::Node(self.caller.name().clone()) }
+        if self.call.is_local { Identity::Here } else { Identity::Node(self.caller().name().clone()) }
+    }
+
+    /// Returns when the caller stops waiting. The handler is dropped then. A stream without a deadline has one in a year.
+    pub fn deadline(&self) -> Instant {
+        self.call.deadline
+    }
+
+    /// Returns the trace that the call belongs to.
+    pub fn trace(&self) -> Option<Trace> {
+        self.call.trace
     }
 
     /// Returns whether the call is over; see [`CallContext::cancelled`].
     pub fn is_cancelled(&self) -> bool {
-        self.over.is_over()
+        self.call.is_over()
     }
 
     /// Resolves when the call is over: the caller gave up, the deadline passed, the session ended, or the handler
@@ -65,56 +71,34 @@ impl CallContext {
     /// Dropping it misses nothing.
     #[doc(alias = "token")]
     pub async fn cancelled(&self) {
-        self.over.over().await;
+        self.call.over().await;
     }
 
     /// Runs a future within this call: what it calls has no more time than the call has, and belongs to its trace.
     ///
     /// A handler runs so anyway. A task that it spawns does not inherit this by itself.
-    pub fn scope<F: Future>(&self, future: F) -> impl Future<Output = F::Output> {
-        Scope { deadline: Some(self.deadline), trace: self.trace }.run(future)
+    pub fn scope<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
+        SCOPE.scope(Scope::of(&self.call), future)
     }
 }
 
 impl fmt::Debug for CallContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CallContext")
-            .field("caller", &self.caller)
-            .field("deadline", &self.deadline)
-            .field("trace", &self.trace)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Whether a call is over.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Over(Arc<(AtomicBool, Notify)>);
-
-impl Over {
-    fn is_over(&self) -> bool {
-        self.0.0.load(Ordering::Acquire)
-    }
-
-    async fn over(&self) {
-        let told = self.0.1.notified();
-        tokio::pin!(told);
-        // Before the look, so that no end falls between.
-        told.as_mut().enable();
-        if !self.is_over() {
-            told.await;
-        }
+            .field("caller", self.caller())
+            .field("deadline", &self.deadline())
+            .field("trace", &self.trace())
+            .finish()
     }
 }
 
 /// Says that the call is over when it is dropped.
 #[derive(Debug)]
-pub(super) struct OverGuard(pub(super) Over);
+pub(super) struct OverGuard(pub(super) Arc<CallState>);
 
 impl Drop for OverGuard {
     fn drop(&mut self) {
-        let (is_over, told) = &*self.0.0;
-        is_over.store(true, Ordering::Release);
-        told.notify_waiters();
+        self.0.end();
     }
 }
 
@@ -130,8 +114,13 @@ pub(crate) struct Scope {
 }
 
 impl Scope {
-    pub(super) fn run<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
-        SCOPE.scope(self, future)
+    pub(super) fn of(call: &CallState) -> Self {
+        Self { deadline: Some(call.deadline), trace: call.trace }
+    }
+
+    /// Runs one step of a future within this call.
+    pub(super) fn enter<T>(self, step: impl FnOnce() -> T) -> T {
+        SCOPE.sync_scope(self, step)
     }
 
     /// The earlier of a deadline and that of the call around.
@@ -145,7 +134,7 @@ impl Trace {
     ///
     /// A handler runs within the trace of its call anyway. A task that the future spawns does not inherit it.
     pub fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
-        Scope { trace: Some(self), ..inherited() }.run(future)
+        SCOPE.scope(Scope { trace: Some(self), ..inherited() }, future)
     }
 }
 

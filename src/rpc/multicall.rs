@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::call::{Wait, answer, ask, counted};
+use super::call::{Counted, Wait, answer, ask};
 use super::{Method, Rpc, Target, content};
 use crate::config::LONGEST;
 use crate::error::CallError;
@@ -99,7 +99,8 @@ impl<Q: Message, R: Message> Multicall<'_, Q, R> {
         for (at, target) in targets.into_iter().enumerate() {
             let (shared, method, question) = (shared.clone(), method.clone(), question.clone());
             calls.spawn(async move {
-                let answered = counted(&shared, ask(&shared, &target, method.name(), question, &wait)).await;
+                let counted = Counted::new(&shared);
+                let answered = counted.end(ask(&shared, &target, method.name(), question, &wait).await);
                 (at, answered.and_then(|(term, body)| answer(&shared, &term, &body)))
             });
         }

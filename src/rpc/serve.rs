@@ -5,13 +5,11 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use tokio::task::AbortHandle;
-
-use super::context::{Over, OverGuard};
+use super::context::OverGuard;
 use super::{CallContext, Method, Scope, content};
 use crate::DecodeError;
 use crate::driver::Shared;
-use crate::driver::calls::{Handler, Incoming, Reply, Request, contained};
+use crate::driver::calls::{Handler, Reply, Request, supervise};
 use crate::error::{ServeError, SinkError};
 use crate::message::{Message, decode};
 use crate::messaging::inside;
@@ -81,21 +79,26 @@ where
     F: Fn(CallContext, Q) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = R> + Send + 'static,
 {
-    fn spawn(self: Arc<Self>, incoming: Incoming) -> AbortHandle {
-        let task = tokio::spawn(async move {
-            let Incoming { request, reply, place } = incoming;
-            let outcome = run(&reply, request, |context, question| async {
-                let answer = (self.handler)(context, question).await;
-                content(&answer).map_err(|error| {
-                    tracing::warn!(%error, "an answer cannot be encoded");
-                    Status::Panicked
-                })
-            });
-            let outcome = outcome.await;
-            reply.send(outcome).await;
-            drop(place);
+    fn spawn(self: Arc<Self>, request: Request, reply: Reply) {
+        tokio::spawn(async move {
+            let over = OverGuard(request.call.clone());
+            let outcome = {
+                let work = std::pin::pin!(async {
+                    let (context, question) = open(&reply, request)?;
+                    let answer = (self.handler)(context, question).await;
+                    let answer = content(&answer).map_err(|error| {
+                        tracing::warn!(%error, "an answer cannot be encoded");
+                        Status::Panicked
+                    })?;
+                    if let Some(answer) = reply.send_now(answer) {
+                        Box::pin(reply.send(answer)).await;
+                    }
+                    Ok(())
+                });
+                supervise(work, &over.0, |step| Scope::of(&over.0).enter(step)).await
+            };
+            reply.end(outcome.err().unwrap_or(Status::Answered));
         });
-        task.abort_handle()
     }
 
     fn is_stream(&self) -> bool {
@@ -116,21 +119,22 @@ where
     F: Fn(CallContext, Q, Sink<R>) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    fn spawn(self: Arc<Self>, incoming: Incoming) -> AbortHandle {
-        let task = tokio::spawn(async move {
-            let Incoming { request, reply, place } = incoming;
+    fn spawn(self: Arc<Self>, request: Request, reply: Reply) {
+        tokio::spawn(async move {
+            let over = OverGuard(request.call.clone());
             // The sink may be handed on, but the stream ends with the handler.
             let ending = Ending(Arc::new(reply));
-            let sink = Sink { reply: ending.0.clone(), items: PhantomData };
-            let outcome = run(&ending.0, request, |context, question| async {
-                (self.handler)(context, question, sink).await;
-                Ok(())
-            });
-            let outcome = outcome.await;
+            let outcome = {
+                let work = std::pin::pin!(async {
+                    let (context, question) = open(&ending.0, request)?;
+                    let sink = Sink { reply: ending.0.clone(), items: PhantomData };
+                    (self.handler)(context, question, sink).await;
+                    Ok(())
+                });
+                supervise(work, &over.0, |step| Scope::of(&over.0).enter(step)).await
+            };
             ending.0.end(outcome.err().unwrap_or(Status::Answered));
-            drop(place);
         });
-        task.abort_handle()
     }
 
     fn is_stream(&self) -> bool {
@@ -147,31 +151,14 @@ impl Drop for Ending {
     }
 }
 
-/// Runs a handler to its end or its deadline, whichever is first; a panic is contained.
-async fn run<Q, T, Fut>(
-    reply: &Reply,
-    request: Request,
-    handler: impl FnOnce(CallContext, Q) -> Fut,
-) -> Result<T, Status>
-where
-    Q: Message,
-    Fut: Future<Output = Result<T, Status>>,
-{
-    let Request { caller, deadline, trace, term, body } = request;
-    let over = Over::default();
-    let _over = OverGuard(over.clone());
-    let is_local = reply.is_local();
-    let work = async move {
-        let question = inside(reply.shared(), || decode::<Q>(&term.schema, &body)).map_err(|error| match error {
-            DecodeError::Tag { .. } | DecodeError::Version { .. } | DecodeError::Codec(_) => Status::Mismatch,
-            _ => Status::Undecodable,
-        })?;
-        // What was received is not kept for the time that the handler takes.
-        drop((term, body));
-        handler(CallContext { caller, deadline, trace, is_local, over }, question).await
-    };
-    let work = Scope { deadline: Some(deadline), trace }.run(contained(work));
-    tokio::time::timeout_at(deadline, work).await.unwrap_or(Err(Status::Expired))
+/// What a handler is given.
+fn open<Q: Message>(reply: &Reply, request: Request) -> Result<(CallContext, Q), Status> {
+    let Request { call, term, body } = request;
+    let question = inside(reply.shared(), || decode::<Q>(&term.schema, &body)).map_err(|error| match error {
+        DecodeError::Tag { .. } | DecodeError::Version { .. } | DecodeError::Codec(_) => Status::Mismatch,
+        _ => Status::Undecodable,
+    })?;
+    Ok((CallContext { call }, question))
 }
 
 /// Where the handler of a stream sends its items. The stream ends with its handler.

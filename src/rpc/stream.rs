@@ -15,7 +15,7 @@ use super::call::{Callee, answer, failed, not_sent, reach};
 use super::{Method, Rpc, Target, content, inherited};
 use crate::config::LONGEST;
 use crate::driver::Shared;
-use crate::driver::calls::{AbortOnDrop, Request, stream_local};
+use crate::driver::calls::{CallState, EndOnDrop, Request, stream_local};
 use crate::driver::counters::CallCounters;
 use crate::driver::exchange::{Ask, ItemsIn, ItemsOut, StreamEnd};
 use crate::driver::session::Session;
@@ -105,9 +105,10 @@ impl<Q: Message, R: Message> StreamCall<'_, Q, R> {
                 Callee::Here(callee) => {
                     let term = Term { method: method.name().to_owned(), schema: (question.kind.schema)() };
                     let (term, body) = (Arc::new(term), question.body);
-                    let request = Request { caller: callee.clone(), deadline, trace, term, body };
-                    let source = Source::Here { running: stream_local(shared, request, &items, window) };
-                    Ok((source, callee))
+                    let call = CallState::new(callee.clone(), true, deadline, trace);
+                    let request = Request { call, term, body };
+                    let (_running, out) = stream_local(shared, request, &items, window);
+                    Ok((Source::Here { _running, out }, callee))
                 }
                 Callee::There(session) => {
                     let timeout_ms = deadline.saturating_duration_since(Instant::now()).as_millis() as u64;
@@ -164,22 +165,14 @@ pub struct CallStream<R> {
 /// Where items come from. Dropping it gives the call up.
 #[derive(Debug)]
 enum Source {
-    /// `None` when no handler was started.
-    Here {
-        running: Option<(AbortOnDrop, Arc<ItemsOut>)>,
-    },
-    There {
-        session: Arc<Session>,
-        id: u64,
-        _wanted: Option<oneshot::Receiver<()>>,
-    },
+    Here { _running: EndOnDrop, out: Arc<ItemsOut> },
+    There { session: Arc<Session>, id: u64, _wanted: Option<oneshot::Receiver<()>> },
 }
 
 impl Source {
     fn credit(&self, limit: u64) {
         match self {
-            Self::Here { running: Some((_, out)) } => out.grant(limit),
-            Self::Here { running: None } => {}
+            Self::Here { out, .. } => out.grant(limit),
             Self::There { session, id, .. } => session.credit(*id, limit),
         }
     }

@@ -3,6 +3,7 @@
 //! A send half that is dropped before it is finished resets its stream, because quinn would finish it, and what was
 //! cut off in the middle would look whole.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +19,9 @@ pub(crate) const GREETING_WINDOW: u32 = 16 * 1024;
 
 /// The largest piece that a read returns.
 const CHUNK_MAX: usize = 64 * 1024;
+
+/// The most pieces that one read returns. A piece is what one packet brought: 1.4 KB where the MTU is Ethernet's.
+const PIECES: usize = 45;
 
 /// How a link ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,6 +198,20 @@ impl Receiver {
     pub(crate) async fn read(&mut self) -> Result<Option<Bytes>, StreamError> {
         match self.stream.read_chunk(CHUNK_MAX, true).await {
             Ok(chunk) => Ok(chunk.map(|chunk| chunk.bytes)),
+            Err(quinn::ReadError::Reset(_)) => Err(StreamError::Reset),
+            Err(_) => Err(StreamError::LinkEnded),
+        }
+    }
+
+    /// Waits for bytes, and appends all that has come, in pieces; about 64 KiB at most. False after the last.
+    pub(crate) async fn read_many(&mut self, pieces: &mut VecDeque<Bytes>) -> Result<bool, StreamError> {
+        let mut some: [Bytes; PIECES] = std::array::from_fn(|_| Bytes::new());
+        match self.stream.read_chunks(&mut some).await {
+            Ok(Some(read)) => {
+                pieces.extend(some.into_iter().take(read));
+                Ok(true)
+            }
+            Ok(None) => Ok(false),
             Err(quinn::ReadError::Reset(_)) => Err(StreamError::Reset),
             Err(_) => Err(StreamError::LinkEnded),
         }

@@ -3,6 +3,7 @@
 //! In each test nodes A and B are a good pair that never stops talking. The attacker speaks raw frames. What it does may
 //! end its own session; it never reaches a mailbox, a handler, or the pair.
 
+mod exchanges;
 mod fake;
 mod flood;
 mod greeting;
@@ -68,12 +69,12 @@ impl World {
         let runs = Arc::new(AtomicUsize::new(0));
         let (counter, friend) = (runs.clone(), b.id());
         let _ = a.rpc().serve(DOUBLE, move |call, n| {
-            counter.fetch_add(usize::from(call.caller != friend), Ordering::Relaxed);
+            counter.fetch_add(usize::from(*call.caller() != friend), Ordering::Relaxed);
             async move { n.wrapping_mul(2) }
         });
         let (counter, friend) = (runs.clone(), b.id());
         let _ = a.rpc().serve(NEVER, move |call, _| {
-            counter.fetch_add(usize::from(call.caller != friend), Ordering::Relaxed);
+            counter.fetch_add(usize::from(*call.caller() != friend), Ordering::Relaxed);
             std::future::pending()
         });
         b.cluster().connect(a.name()).await.unwrap();

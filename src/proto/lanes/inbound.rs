@@ -32,8 +32,8 @@ pub(crate) struct InboundLimits {
 
 /// Bytes of which many have a part.
 #[derive(Clone, Copy, Debug)]
-struct Budget {
-    used: u64,
+pub(super) struct Budget {
+    pub(super) used: u64,
     max: u64,
 }
 
@@ -55,7 +55,7 @@ impl Budget {
 /// What all sessions of a node together may grant beyond their first credit.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    windows: Budget,
+    pub(super) windows: Budget,
     large: Budget,
     /// Sessions with a message that waits for a place in `large`.
     waiting: BTreeSet<u64>,
@@ -439,8 +439,9 @@ impl<T> Inbound<T> {
             }
             return grant;
         }
-        let (windowed, large) = (lane.windowed, lane.asked - window);
-        lane.limit = lane.asked;
+        // In addition to the window, so that a small message behind it need not wait until it is read.
+        let (windowed, large) = (lane.windowed, lane.asked - lane.sent);
+        lane.limit = window + large;
         let grant = Grant { mailbox, seq: lane.seq, limit: lane.limit };
         self.hold(mailbox, windowed, large, pool);
         Some(grant)

@@ -309,7 +309,7 @@ fn grown_lanes_leave_a_part_for_the_next() {
     }
     assert!(windows.is_sorted_by(|a, b| a >= b), "{windows:?}");
     assert!(windows[0] > 40_000 && windows[19] > 3 * limits.window, "{windows:?}");
-    assert!(side.pool.used() < limits.windows_max);
+    assert!(side.pool.windows.used < limits.windows_max);
     assert!(side.lanes.take_pressed(), "the peer is asked for what it does not use");
 }
 
