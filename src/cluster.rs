@@ -14,6 +14,7 @@ use crate::driver::events::{NodeEvent, Subscriber};
 use crate::driver::{Command, Shared};
 use crate::error::{ConnectError, PingError};
 use crate::id::{NodeId, NodeName};
+use crate::wire::Unreadable;
 
 /// The nodes that this one has sessions with. Cheap to clone.
 ///
@@ -102,6 +103,18 @@ impl Cluster {
         tokio::time::timeout_at(deadline, asking).await.unwrap_or(Err(PingError::Timeout(patience)))
     }
 
+    /// Returns how many messages of this node the mailboxes of a node could not read, in the present session; `None`
+    /// without one. The node tells of them soon after they are read.
+    pub fn refusals(&self, name: &NodeName) -> Option<Refusals> {
+        let session = self.shared.session(name)?;
+        let count = |reason| session.refusals.count(reason);
+        Some(Refusals {
+            wrong_type: count(Unreadable::Tag),
+            wrong_version: count(Unreadable::Version),
+            malformed: count(Unreadable::Malformed),
+        })
+    }
+
     /// Subscribes to what happens to sessions: first an `Up` for each present one, then every change.
     ///
     /// For each node, `Up` and `Down` alternate. `Up` comes before the first message of a session, `Down` after the last.
@@ -111,6 +124,18 @@ impl Cluster {
     pub fn node_events(&self) -> NodeEvents {
         NodeEvents { subscriber: self.shared.events.subscribe() }
     }
+}
+
+/// Messages that were sent and could not be read, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refusals {
+    /// The mailbox takes messages of another type.
+    pub wrong_type: u64,
+    /// The reader does not know the version.
+    pub wrong_version: u64,
+    /// The bytes are not what the type expects, or would take more than they may.
+    pub malformed: u64,
 }
 
 /// A subscription to [`NodeEvent`]s, also a [`Stream`](futures_core::Stream). Dropping it ends it.

@@ -75,20 +75,32 @@ pub struct Config {
     /// Messages of their own stream that are written to one link at one time, and as many calls and answers. Default 4,
     /// at most 8.
     pub bulk_streams: usize,
-    /// What one peer may send to one mailbox before the mailbox reads, in bytes; each message counts 64 bytes more than
-    /// its body. Default 64 KiB. Larger suits long fat networks; what a peer can make this node hold grows with it.
+    /// What one peer may send to one mailbox before the mailbox reads, in bytes; each message counts 128 bytes more than
+    /// its body. Default 32 KiB. It grows by itself while the mailbox is read as fast as messages come. A larger message
+    /// asks for credit first.
     pub lane_window: usize,
-    /// To how many mailboxes of this node a peer may send before it must ask for credit. Default 1024; with the window
-    /// this bounds what one peer can make this node hold unasked (64 MiB).
-    pub lanes_unasked: usize,
-    /// To how many mailboxes of this node one session may hold credit. Default 16384.
+    /// What that may grow to. Default 4 MiB, which fills 320 Mbit/s at 100 ms. A node bounds by
+    /// [`window_budget`](Self::window_budget) and [`window_budget_total`](Self::window_budget_total) what all of them take.
+    pub lane_window_max: usize,
+    /// To how many mailboxes of this node one session may send. Default 8192: with the window this is what one peer can
+    /// make this node hold in mailboxes that nobody reads (256 MiB). A peer's send to one more fails with
+    /// [`TooManyMailboxes`](crate::SendError::TooManyMailboxes) until one of them closes.
     pub lanes_max: usize,
-    /// What all messages larger than the window together may hold of one peer, in bytes, and one message more; frames of
-    /// one peer that have not arrived whole may take as much again. Default 32 MiB.
+    /// What the windows of one peer may grow by, all together, in bytes. Default 32 MiB. No mailbox gets more than an eighth
+    /// of what is free, so those that are no longer read leave a part for the others.
+    pub window_budget: usize,
+    /// The same for all peers together. Default 256 MiB.
+    pub window_budget_total: usize,
+    /// What all messages larger than their window may take of one peer, in bytes, and one message more; frames of one
+    /// peer that have not arrived whole may take as much again. Default 32 MiB. Such messages wait their turn.
     pub bulk_budget: usize,
-    /// What may wait between acceptance and the socket, in bytes per peer: small messages, large ones, small calls and
-    /// large ones each. One message always may. Default 1 MiB.
+    /// The same for all peers together, in messages that have arrived or are granted. Default 256 MiB.
+    pub bulk_budget_total: usize,
+    /// What may wait between acceptance and the socket, in bytes per peer: small messages and small calls each. Default
+    /// 1 MiB.
     pub send_buffer: usize,
+    /// The same for large messages and large calls, until the peer's QUIC has them. One message always may. Default 4 MiB.
+    pub bulk_buffer: usize,
     /// Messages that a mailbox holds of senders on its own node before `send` waits. Default 1024.
     pub mailbox_local: usize,
 
@@ -161,11 +173,15 @@ impl Default for Config {
             lanes: 8,
             call_streams: 2,
             bulk_streams: 4,
-            lane_window: 64 * KIB,
-            lanes_unasked: 1024,
-            lanes_max: 16 * 1024,
+            lane_window: 32 * KIB,
+            lane_window_max: 4 * MIB,
+            lanes_max: 8 * 1024,
+            window_budget: 32 * MIB,
+            window_budget_total: 256 * MIB,
             bulk_budget: 32 * MIB,
+            bulk_budget_total: 256 * MIB,
             send_buffer: MIB,
+            bulk_buffer: 4 * MIB,
             mailbox_local: 1024,
             call_timeout: Duration::from_secs(5),
             handlers_max: 4096,
@@ -256,8 +272,19 @@ impl Config {
         check((1..=8).contains(&self.call_streams), "call_streams", "must be between 1 and 8")?;
         check((1..=8).contains(&self.bulk_streams), "bulk_streams", "must be between 1 and 8")?;
         check((1024..=1 << 30).contains(&self.lane_window), "lane_window", "must be between 1 KiB and 1 GiB")?;
-        check(u32::try_from(self.lanes_unasked).is_ok(), "lanes_unasked", "must fit 32 bits")?;
+        check(
+            (self.lane_window..=1 << 30).contains(&self.lane_window_max),
+            "lane_window_max",
+            "must be between lane_window and 1 GiB",
+        )?;
         check(self.lanes_max > 0, "lanes_max", "must be above zero")?;
+        check(u32::try_from(self.lanes_max).is_ok(), "lanes_max", "must fit 32 bits")?;
+        check(
+            self.window_budget_total >= self.window_budget,
+            "window_budget_total",
+            "must not be below window_budget",
+        )?;
+        check(self.bulk_budget_total >= self.bulk_budget, "bulk_budget_total", "must not be below bulk_budget")?;
         check(self.mailbox_local > 0, "mailbox_local", "must be above zero")?;
         check(self.handlers_max > 0, "handlers_max", "must be above zero")?;
         check(self.handlers_per_peer > 0, "handlers_per_peer", "must be above zero")?;

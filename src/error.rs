@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::config::ConfigError;
 use crate::id::{NameError, NodeId, NodeName, Pid};
 use crate::identity::{AuthError, CookieError};
+use crate::key::KeyError;
 
 /// Whether what failed may have happened all the same.
 ///
@@ -27,6 +28,8 @@ pub enum Effect {
 pub enum Error {
     #[error(transparent)]
     Name(#[from] NameError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
     #[error(transparent)]
     Cookie(#[from] CookieError),
     #[error(transparent)]
@@ -64,9 +67,13 @@ impl Error {
             Self::Cast(error) => error.effect(),
             Self::Sink(error) => error.effect(),
             Self::Ask(error) => error.effect(),
-            Self::Name(_) | Self::Cookie(_) | Self::Config(_) | Self::Start(_) | Self::Recv(_) | Self::Serve(_) => {
-                Effect::NotDone
-            }
+            Self::Name(_)
+            | Self::Key(_)
+            | Self::Cookie(_)
+            | Self::Config(_)
+            | Self::Start(_)
+            | Self::Recv(_)
+            | Self::Serve(_) => Effect::NotDone,
         }
     }
 }
@@ -245,6 +252,9 @@ pub enum SendError {
     /// This node has sent 4096 types of messages, or versions of them, in the session, and a peer takes no more.
     #[error("too many types of messages in one session")]
     TooManyTypes,
+    /// This session has sent to as many mailboxes as the peer takes; one of them must close first.
+    #[error("the session with {0} has sent to as many mailboxes as the peer takes")]
+    TooManyMailboxes(NodeName),
     /// The address was decoded outside of a node, and is bound to none.
     #[error("the address is bound to no node")]
     Unbound,
@@ -285,9 +295,6 @@ pub enum ServeError {
     /// The node serves a method of that name.
     #[error("method {0:?} is served already")]
     Taken(String),
-    /// The method's name is empty or has more than 255 bytes.
-    #[error("{0:?} is no method name: 1 to 255 bytes without control characters")]
-    InvalidName(String),
 }
 
 /// Why a call has no answer.
@@ -381,9 +388,6 @@ pub enum CastError {
     /// There was no session, or no room, in time.
     #[error("not accepted within {0:?}")]
     Timeout(Duration),
-    /// The method's name is empty or has more than 255 bytes.
-    #[error("{0:?} is no method name: 1 to 255 bytes without control characters")]
-    InvalidName(String),
     /// The request is larger than this node or the peer takes.
     #[error("the request has {size} bytes, at most {max} are allowed")]
     TooLarge {

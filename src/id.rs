@@ -4,7 +4,9 @@
 //! configuration files and from peers alike.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -351,6 +353,30 @@ impl fmt::Debug for NodeId {
 pub struct Pid {
     node: NodeId,
     serial: u64,
+}
+
+/// Things by the serial of their mailbox.
+pub(crate) type BySerial<T> = HashMap<u64, T, BuildHasherDefault<SerialHasher>>;
+
+/// Spreads serials by Fibonacci hashing (Knuth, The Art of Computer Programming, volume 3, 6.4). Serials are counted up by
+/// the node that they belong to, so nobody can choose those of another to collide.
+#[derive(Debug, Default)]
+pub(crate) struct SerialHasher(u64);
+
+impl Hasher for SerialHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64((*byte).into()));
+    }
+
+    fn write_u64(&mut self, serial: u64) {
+        let spread = (self.0 ^ serial).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        // The map takes its buckets from the low bits and its tags from the high ones.
+        self.0 = spread ^ (spread >> 32);
+    }
 }
 
 /// What may arrive as a [`Pid`].

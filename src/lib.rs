@@ -74,6 +74,7 @@ compile_error!("distribute needs a TLS provider: enable the feature `aws-lc-rs` 
 // In reading order: what users hold, what runs it, what it is made of.
 mod ask;
 mod cluster;
+mod envelope;
 mod message;
 mod messaging;
 mod node;
@@ -90,15 +91,18 @@ mod config;
 mod error;
 mod id;
 mod identity;
+mod key;
 mod trace;
 
 pub use bytes::Bytes;
 
 pub use crate::ask::{Ask, ReplyTo};
-pub use crate::cluster::{Cluster, NodeEvents};
+pub use crate::cluster::{Cluster, NodeEvents, Refusals};
 pub use crate::codec::{DecodeError, EncodeError};
 pub use crate::config::{Config, ConfigError};
 pub use crate::driver::events::NodeEvent;
+pub use crate::driver::mailboxes::RefusedMessage;
+pub use crate::envelope::{Envelope, EnvelopeError};
 pub use crate::error::{
     AskError, CallError, CastError, ConnectError, DownReason, Effect, Error, PingError, RecvError, SendError,
     ServeError, SinkError, StartError,
@@ -107,8 +111,9 @@ pub use crate::id::{
     CLUSTER_NAME_MAX, ClusterName, DEFAULT_PORT, HostName, NODE_NAME_MAX, NameError, NodeId, NodeName, Pid,
 };
 pub use crate::identity::{AuthError, COOKIE_MAX, Cookie, CookieError, CookieFlaw, PASSPHRASE_MIN};
+pub use crate::key::{KEY_MAX, KeyError};
 pub use crate::message::Message;
-pub use crate::messaging::{Address, Mailbox, TrySendError};
+pub use crate::messaging::{Address, Mailbox, Received, SendAllError, TrySendError};
 pub use crate::node::{ADVERTISED_MAX, Builder, Node};
 pub use crate::rpc::{
     Call, CallContext, CallStats, CallStream, Callee, Cast, Identity, Method, Multicall, Rpc, Serving, Sink, StreamCall,

@@ -12,7 +12,8 @@
 //! up nobody else.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::hash::{Hash, Hasher};
@@ -22,15 +23,18 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::driver::mailboxes::{Entry, LocalRefused, Queue};
-use crate::driver::session::{Letter, Refused, Session, Taken};
+use crate::codec::DecodeError;
+use crate::driver::mailboxes::{Entry, LocalRefused, Queue, RefusedMessage};
+use crate::driver::session::{Body, Letter, Refused, Session, Taken};
 use crate::driver::{Shared, lock};
 use crate::error::{ConnectError, Effect, RecvError, SendError};
 use crate::id::{NodeId, Pid};
-use crate::message::{self, Message, decode, schema};
+use crate::message::{Message, decode, schema};
+use crate::rpc::inherited;
+use crate::trace::Trace;
+use crate::wire::Unreadable;
 
 impl<M: Message> Message for Address<M> {
     const TAG: &'static str = "address";
@@ -68,13 +72,26 @@ pub struct Mailbox<M: Message> {
     serial: u64,
     queue: Arc<Queue<M>>,
     shared: Arc<Shared>,
+    /// Taken from the queue at one time, to be read without its lock.
+    taken: VecDeque<Entry<M>>,
+    owed: Owed,
     refused: u64,
+}
+
+/// Room and credit of messages that were read, to be given back together.
+#[derive(Default)]
+struct Owed {
+    /// Messages of this node.
+    messages: usize,
+    /// Of messages of one session.
+    cost: u64,
+    to: Option<Arc<Session>>,
 }
 
 impl<M: Message> Mailbox<M> {
     pub(crate) fn open(shared: &Arc<Shared>) -> Self {
         let (serial, queue) = shared.mailboxes.open(shared.config.mailbox_local);
-        Self { serial, queue, shared: shared.clone(), refused: 0 }
+        Self { serial, queue, shared: shared.clone(), taken: VecDeque::new(), owed: Owed::default(), refused: 0 }
     }
 
     /// Returns the mailbox's identity.
@@ -92,7 +109,15 @@ impl<M: Message> Mailbox<M> {
     /// # Cancel safety
     /// A receive that is dropped takes no message.
     pub async fn recv(&mut self) -> Option<M> {
-        poll_fn(|context| self.poll_recv(context)).await
+        poll_fn(|context| self.poll_read(context, Self::message)).await
+    }
+
+    /// As [`recv`](Self::recv), with who sent the message and the trace that it belongs to.
+    ///
+    /// # Cancel safety
+    /// A receive that is dropped takes no message.
+    pub async fn recv_full(&mut self) -> Option<Received<M>> {
+        poll_fn(|context| self.poll_read(context, Self::received)).await
     }
 
     /// Waits for the next message, for so long at most.
@@ -116,14 +141,14 @@ impl<M: Message> Mailbox<M> {
     /// [`RecvError::Empty`] when there is none, [`RecvError::Closed`] once the node is shut down and all is read.
     pub fn try_recv(&mut self) -> Result<M, RecvError> {
         loop {
-            match self.queue.try_pop() {
-                (Some(entry), _) => {
-                    if let Some(message) = self.open_entry(entry) {
-                        return Ok(message);
-                    }
-                }
-                (None, true) => return Err(RecvError::Closed),
-                (None, false) => return Err(RecvError::Empty),
+            if let Some(message) = self.read(Self::message) {
+                return Ok(message);
+            }
+            if !self.queue.try_take(&mut self.taken) {
+                return Err(RecvError::Closed);
+            }
+            if self.taken.is_empty() {
+                return Err(RecvError::Empty);
             }
         }
     }
@@ -133,40 +158,129 @@ impl<M: Message> Mailbox<M> {
         self.refused
     }
 
-    fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<M>> {
+    fn poll_read<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        open: impl Fn(&mut Self, Entry<M>) -> Option<T>,
+    ) -> Poll<Option<T>> {
         loop {
-            match std::task::ready!(self.queue.poll_pop(context)) {
-                None => return Poll::Ready(None),
-                Some(entry) => {
-                    if let Some(message) = self.open_entry(entry) {
-                        return Poll::Ready(Some(message));
-                    }
-                }
+            if let Some(message) = self.read(&open) {
+                return Poll::Ready(Some(message));
+            }
+            if !std::task::ready!(self.queue.poll_take(&mut self.taken, context)) {
+                return Poll::Ready(None);
             }
         }
     }
 
-    fn open_entry(&mut self, entry: Entry<M>) -> Option<M> {
-        let Letter { schema, body, from, .. } = match entry {
-            Entry::Local(message) => return Some(message),
-            Entry::Letter(letter) => letter,
-        };
-        match inside(&self.shared, || decode(&schema, &body)) {
-            Ok(message) => Some(message),
-            Err(error) => {
-                self.refused += 1;
-                tracing::warn!(mailbox = self.serial, from = %from.peer, %error, "refused a message");
-                None
+    /// The next readable message of those taken.
+    fn read<T>(&mut self, open: impl Fn(&mut Self, Entry<M>) -> Option<T>) -> Option<T> {
+        while let Some(entry) = self.taken.pop_front() {
+            self.owe(&entry);
+            if let Some(message) = open(self, entry) {
+                return Some(message);
+            }
+        }
+        None
+    }
+
+    /// Gives room and credit back: a good piece at a time, and all with the last message that is there, so that nobody
+    /// waits for what was read.
+    fn owe(&mut self, entry: &Entry<M>) {
+        match entry {
+            Entry::Local { .. } => self.owed.messages += 1,
+            Entry::Letter(letter) => {
+                if self.owed.to.as_ref().is_none_or(|to| !Arc::ptr_eq(to, &letter.from)) {
+                    self.pay();
+                    self.owed.to = Some(letter.from.clone());
+                }
+                self.owed.cost += letter.cost();
+            }
+        }
+        if self.taken.is_empty() || self.owed.messages >= OWED_MESSAGES || self.owed.cost >= OWED_COST {
+            self.pay();
+        }
+    }
+
+    fn pay(&mut self) {
+        let Owed { messages, cost, to } = std::mem::take(&mut self.owed);
+        if messages > 0 {
+            self.queue.make_room(messages);
+        }
+        if let Some(session) = to {
+            session.consumed(self.serial, cost);
+        }
+    }
+
+    fn message(&mut self, entry: Entry<M>) -> Option<M> {
+        match entry {
+            Entry::Local { message, .. } => Some(message),
+            Entry::Letter(letter) => self.decode(&letter),
+        }
+    }
+
+    fn received(&mut self, entry: Entry<M>) -> Option<Received<M>> {
+        match entry {
+            Entry::Local { message, trace } => {
+                Some(Received { message, from: self.shared.id(), trace: trace.map(|trace| *trace) })
+            }
+            Entry::Letter(letter) => {
+                let message = self.decode(&letter)?;
+                Some(Received { message, from: letter.from.peer.clone(), trace: letter.trace.map(|trace| *trace) })
             }
         }
     }
+
+    fn decode(&mut self, letter: &Letter) -> Option<M> {
+        let Letter { schema, body, from, .. } = letter;
+        let error = match inside(&self.shared, || decode(schema, body)) {
+            Ok(message) => return Some(message),
+            Err(error) => error,
+        };
+        self.refused += 1;
+        from.refused(match &error {
+            DecodeError::Tag { .. } => Unreadable::Tag,
+            DecodeError::Version { .. } => Unreadable::Version,
+            _ => Unreadable::Malformed,
+        });
+        tracing::debug!(mailbox = self.serial, from = %from.peer, tag = schema.tag, %error, "refused a message");
+        if let Some(hook) = &self.shared.on_refused {
+            hook.call(&RefusedMessage {
+                mailbox: self.pid(),
+                from: from.peer.clone(),
+                tag: schema.tag.clone(),
+                version: schema.version,
+                error,
+            });
+        }
+        None
+    }
 }
+
+/// After so many read messages of this node, or so much read of a peer, senders are told that there is room.
+const OWED_MESSAGES: usize = 64;
+const OWED_COST: u64 = 16 * 1024;
+
+/// A message with what is known of its way, from [`Mailbox::recv_full`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Received<M> {
+    /// The message.
+    pub message: M,
+    /// The node that sent it; this one for messages of its own.
+    pub from: NodeId,
+    /// The trace that the sender was in. What is sent within [`Trace::scope`] belongs to it again.
+    pub trace: Option<Trace>,
+}
+
+/// Messages are moved in and out, never pinned.
+impl<M: Message> Unpin for Mailbox<M> {}
 
 impl<M: Message> futures_core::Stream for Mailbox<M> {
     type Item = M;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<M>> {
-        self.get_mut().poll_recv(context)
+        self.get_mut().poll_read(context, Self::message)
     }
 }
 
@@ -227,6 +341,41 @@ struct SentIn {
     schema: u64,
 }
 
+impl SentIn {
+    fn offer(&self, mailbox: u64, body: Body<'_>, wait: bool) -> Result<Result<Taken, Refused>, SendError> {
+        check_size(body.len(), self.session.message_max)?;
+        Ok(self.session.offer(mailbox, self.schema, inherited().trace, body, wait))
+    }
+}
+
+fn check_size(size: usize, max: usize) -> Result<(), SendError> {
+    if size > max { Err(SendError::TooLarge { size, max }) } else { Ok(()) }
+}
+
+thread_local! {
+    /// Where small messages are encoded, so that they cost no allocation.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// A buffer that grew beyond this for one message is not kept for the next.
+const SCRATCH_MAX: usize = 64 * 1024;
+
+/// Encodes a message, and does something with the bytes.
+fn with_body<M: Message, T>(message: &M, then: impl FnOnce(Body<'_>) -> Result<T, SendError>) -> Result<T, SendError> {
+    if let Some(body) = message.shared_body() {
+        return then(Body::Owned(body));
+    }
+    let mut scratch = SCRATCH.take();
+    scratch.clear();
+    let encoded = message.encode(&mut scratch).map_err(|error| SendError::Encode(error.to_string()));
+    if encoded.is_ok() && scratch.len() > SCRATCH_MAX {
+        return then(Body::Owned(scratch.into()));
+    }
+    let result = encoded.and_then(|()| then(Body::Borrowed(&scratch)));
+    SCRATCH.set(scratch);
+    result
+}
+
 impl<M: Message> Address<M> {
     pub(crate) fn bound(pid: Pid, shared: &Arc<Shared>) -> Self {
         Self { pid, shared: Some(shared.clone()), sent_in: Mutex::new(None), message: PhantomData }
@@ -273,24 +422,45 @@ impl<M: Message> Address<M> {
     pub async fn send(&self, message: M) -> Result<(), SendError> {
         let shared = self.shared.as_ref().ok_or(SendError::Unbound)?;
         if shared.is_own(self.node()) {
-            return match self.local(shared)?.push(message).await {
+            return match self.local(shared)?.push(message, inherited().trace).await {
                 Ok(()) => Ok(()),
                 Err(LocalRefused::Full(_) | LocalRefused::Closed(_)) => Err(self.closed(shared)),
             };
         }
-        let body = self.encode(&message, shared.config.message_max)?;
+        let taken = with_body(&message, |body| {
+            check_size(body.len(), shared.config.message_max)?;
+            match self.offer_again(shared, body.clone(), true)? {
+                Some(taken) => Ok(Ok(taken)),
+                None => Ok(Err(body.into_owned())),
+            }
+        })?;
         drop(message);
-        let sent_in = match self.current(shared)? {
-            Some(sent_in) => sent_in,
-            None => {
+        let taken = match taken {
+            Ok(taken) => taken,
+            Err(body) => {
                 let session = shared.connect(self.node().name(), false).await;
-                self.begin(session.map_err(|error| self.not_connected(error))?)?
+                let sent_in = self.begin(session.map_err(|error| self.not_connected(error))?)?;
+                self.offer_first(sent_in, Body::Owned(body), true)?
             }
         };
-        match self.offer(&sent_in, body, true)? {
+        match taken {
             Taken::Accepted => Ok(()),
             Taken::Waits(waiting) => waiting.accepted().await.map_err(|refused| self.refused(refused)),
         }
+    }
+
+    /// Sends all messages, in order, as [`send`](Self::send) does each.
+    ///
+    /// # Errors
+    /// [`SendAllError`] tells how many were accepted, and why the next one was not; the rest was not sent.
+    ///
+    /// # Cancel safety
+    /// What was accepted before the drop is sent, and nothing more.
+    pub async fn send_all(&self, messages: impl IntoIterator<Item = M>) -> Result<(), SendAllError> {
+        for (accepted, message) in messages.into_iter().enumerate() {
+            self.send(message).await.map_err(|reason| SendAllError { accepted, reason })?;
+        }
+        Ok(())
     }
 
     /// Sends a message if that needs no waiting.
@@ -306,21 +476,22 @@ impl<M: Message> Address<M> {
                 Ok(queue) => queue,
                 Err(reason) => return Err(TrySendError { message, reason }),
             };
-            return queue.try_push(message).map_err(|refused| match refused {
+            return queue.try_push(message, inherited().trace).map_err(|refused| match refused {
                 LocalRefused::Full(message) => TrySendError { message, reason: SendError::Full },
                 LocalRefused::Closed(message) => TrySendError { message, reason: self.closed(shared) },
             });
         }
-        let attempt = || {
-            let body = self.encode(&message, shared.config.message_max)?;
-            let Some(sent_in) = self.current(shared)? else {
+        let attempt = with_body(&message, |body| {
+            check_size(body.len(), shared.config.message_max)?;
+            self.offer_again(shared, body, false)
+        });
+        match attempt {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => {
                 shared.want(self.node().name());
-                return Err(SendError::NotConnected(self.node().name().clone(), None));
-            };
-            self.offer(&sent_in, body, false)
-        };
-        match attempt() {
-            Ok(_) => Ok(()),
+                let reason = SendError::NotConnected(self.node().name().clone(), None);
+                Err(TrySendError { message, reason })
+            }
             Err(reason) => Err(TrySendError { message, reason }),
         }
     }
@@ -334,31 +505,20 @@ impl<M: Message> Address<M> {
         if shared.is_stopping() { SendError::Shutdown } else { SendError::MailboxClosed(self.pid.clone()) }
     }
 
-    fn encode(&self, message: &M, max: usize) -> Result<Bytes, SendError> {
-        let body = message::body(message).map_err(|error| SendError::Encode(error.to_string()))?;
-        if body.len() > max {
-            return Err(SendError::TooLarge { size: body.len(), max });
+    /// Offers in the session of the last send, or in one that there is; `None` without one.
+    fn offer_again(&self, shared: &Shared, body: Body<'_>, wait: bool) -> Result<Option<Taken>, SendError> {
+        let memo = lock(&self.sent_in);
+        if let Some(sent_in) = &*memo {
+            let offered = sent_in.offer(self.pid.serial(), body, wait);
+            drop(memo);
+            return offered.and_then(|offered| offered.map_err(|refused| self.refused(refused))).map(Some);
         }
-        Ok(body)
-    }
-
-    /// The session to send in, if there is one; an error when the last one has ended.
-    fn current(&self, shared: &Shared) -> Result<Option<SentIn>, SendError> {
-        let mut sent_in = lock(&self.sent_in);
-        if let Some(last) = &*sent_in {
-            if last.session.is_ended() {
-                let ended = SendError::SessionEnded(last.session.peer.clone());
-                *sent_in = None;
-                return Err(ended);
-            }
-            return Ok(Some(last.clone()));
-        }
-        drop(sent_in);
+        drop(memo);
         if shared.id().name() == self.node().name() {
             return Err(self.not_connected(ConnectError::Superseded(self.node().clone())));
         }
         match shared.session(self.node().name()) {
-            Some(session) => self.begin(session).map(Some),
+            Some(session) => self.offer_first(self.begin(session)?, body, wait).map(Some),
             None if shared.is_stopping() => Err(SendError::Shutdown),
             None => Ok(None),
         }
@@ -373,16 +533,10 @@ impl<M: Message> Address<M> {
         Ok(SentIn { schema, session })
     }
 
-    fn offer(&self, sent_in: &SentIn, body: Bytes, wait: bool) -> Result<Taken, SendError> {
-        let SentIn { session, schema } = sent_in;
-        if body.len() > session.message_max {
-            return Err(SendError::TooLarge { size: body.len(), max: session.message_max });
-        }
-        let taken = session.offer(self.pid.serial(), *schema, body, wait).map_err(|refused| self.refused(refused))?;
-        let mut memo = lock(&self.sent_in);
-        if memo.as_ref().is_none_or(|memo| memo.session.id != session.id) {
-            *memo = Some(sent_in.clone());
-        }
+    /// Offers in a session that this address has not sent in.
+    fn offer_first(&self, sent_in: SentIn, body: Body<'_>, wait: bool) -> Result<Taken, SendError> {
+        let taken = sent_in.offer(self.pid.serial(), body, wait)?.map_err(|refused| self.refused(refused))?;
+        *lock(&self.sent_in) = Some(sent_in);
         Ok(taken)
     }
 
@@ -390,6 +544,7 @@ impl<M: Message> Address<M> {
         match refused {
             Refused::Full => SendError::Full,
             Refused::MailboxClosed => SendError::MailboxClosed(self.pid.clone()),
+            Refused::TooManyMailboxes => SendError::TooManyMailboxes(self.node().name().clone()),
             Refused::SessionEnded => {
                 *lock(&self.sent_in) = None;
                 SendError::SessionEnded(self.node().clone())
@@ -402,6 +557,25 @@ impl<M: Message> Address<M> {
             ConnectError::Shutdown => SendError::Shutdown,
             error => SendError::NotConnected(self.node().name().clone(), Some(error)),
         }
+    }
+}
+
+/// Why [`Address::send_all`] stopped, and after how many messages.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("only {accepted} messages were accepted")]
+#[non_exhaustive]
+pub struct SendAllError {
+    /// How many messages were accepted, before the one that was not.
+    pub accepted: usize,
+    /// Why that one was not.
+    #[source]
+    pub reason: SendError,
+}
+
+impl SendAllError {
+    /// Tells whether something was sent: [`Effect::NotDone`] when nothing was accepted, else [`Effect::Unknown`].
+    pub fn effect(&self) -> Effect {
+        if self.accepted == 0 { Effect::NotDone } else { Effect::Unknown }
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::cluster::Cluster;
 use crate::config::Config;
+use crate::driver::mailboxes::{RefusedHook, RefusedMessage};
 use crate::driver::{self, Command, Shared};
 use crate::error::{ConnectError, StartError};
 use crate::id::{ClusterName, HostName, NameError, NodeId, NodeName};
@@ -72,6 +73,7 @@ impl Node {
             advertise: Vec::new(),
             network: Network::system(),
             flags: NodeFlags::default(),
+            on_refused: None,
             config: Config::default(),
         }
     }
@@ -154,6 +156,7 @@ pub struct Builder {
     advertise: Vec<SocketAddr>,
     network: Network,
     flags: NodeFlags,
+    on_refused: Option<RefusedHook>,
     config: Config,
 }
 
@@ -222,6 +225,15 @@ impl Builder {
         self
     }
 
+    /// Sets what is told of each message that a mailbox cannot read: of another type, of a version that is not readable
+    /// here, or malformed. The message is skipped and counted all the same.
+    ///
+    /// It is called in the task that reads the mailbox, and should not block.
+    pub fn on_refused(mut self, hook: impl Fn(&RefusedMessage) + Send + Sync + 'static) -> Self {
+        self.on_refused = Some(RefusedHook(Arc::new(hook)));
+        self
+    }
+
     /// Sets the numbers that the node goes by.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
@@ -239,7 +251,7 @@ impl Builder {
     /// # Cancel safety
     /// A start that is dropped starts nothing.
     pub async fn start(self) -> Result<Node, StartError> {
-        let Self { name, cookie, cluster, join, bind, advertise, network, flags, config } = self;
+        let Self { name, cookie, cluster, join, bind, advertise, network, flags, on_refused, config } = self;
         let (name, cluster) = (name?, cluster?);
         let join = join.into_iter().collect::<Result<Vec<_>, _>>()?;
         config.validate()?;
@@ -266,7 +278,8 @@ impl Builder {
         tracing::info!(node = %id, %cluster, address = %bound, "started");
         let addresses = advertise.into_iter().take(ADVERTISED_MAX).collect();
         let seed = u64::from_be_bytes(seed);
-        let shared = driver::start(driver::Start { config, cluster, id, endpoint, tls, addresses, flags, seed });
+        let start = driver::Start { config, cluster, id, endpoint, tls, on_refused, addresses, flags, seed };
+        let shared = driver::start(start);
         for peer in join {
             tokio::spawn(keep_joining(Arc::downgrade(&shared), peer));
         }

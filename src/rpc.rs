@@ -70,7 +70,7 @@ impl Rpc {
     /// [`CallError::Overloaded`](crate::CallError::Overloaded).
     ///
     /// # Errors
-    /// [`ServeError::Taken`] when the node serves that name, [`ServeError::InvalidName`].
+    /// [`ServeError::Taken`] when the node serves that name.
     pub fn serve<Q, R, F, Fut>(&self, method: Method<Q, R>, handler: F) -> Result<Serving, ServeError>
     where
         Q: Message,
@@ -108,7 +108,7 @@ impl Rpc {
     /// ```
     ///
     /// # Errors
-    /// [`ServeError::Taken`] when the node serves that name, [`ServeError::InvalidName`].
+    /// [`ServeError::Taken`] when the node serves that name.
     pub fn serve_stream<Q, R, F, Fut>(&self, method: Method<Q, R>, handler: F) -> Result<Serving, ServeError>
     where
         Q: Message,

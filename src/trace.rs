@@ -3,10 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A W3C [trace context]: which trace a call belongs to, and under which of its spans.
+/// A W3C [trace context]: which trace a call or a message belongs to, and under which of its spans.
 ///
-/// A call carries it to its handler, and what the handler calls carries it on. The library makes no spans of its own, so
-/// the bytes travel as they are; who opens a span sets it with [`Call::trace`](crate::Call::trace).
+/// A call carries it to its handler, and what the handler calls and sends carries it on. The library makes no spans of its
+/// own, so the bytes travel as they are; who opens a span sets it with [`Call::trace`](crate::Call::trace), or with
+/// [`Trace::scope`] for all that is sent within a future.
 ///
 /// ```
 /// use distribute::Trace;

@@ -153,13 +153,13 @@ pub(crate) enum Control {
         seq: u64,
         limit: u64,
     },
-    /// A sender needs credit up to this limit; `first` says that the lane has the first credit. Of the requests of a
-    /// lane the one with the highest `seq` stands.
+    /// A sender that has sent so many bytes needs credit up to this limit. Of the requests of a lane the one with the highest
+    /// `seq` stands.
     Need {
         mailbox: u64,
         seq: u64,
+        sent: u64,
         limit: u64,
-        first: bool,
     },
     /// A sender will not send beyond this limit, and hears no grant that was made before this.
     Return {
@@ -170,6 +170,18 @@ pub(crate) enum Control {
     /// The mailbox does not exist (any more).
     Closed {
         mailbox: u64,
+    },
+    /// Messages wait for credit here, or no longer do: the receiver gives back credit for messages that were given up.
+    Short {
+        seq: u64,
+        on: bool,
+    },
+    /// Windows are small here, because many lanes have one: the receiver gives back those that it does not use.
+    Spare,
+    /// So many messages of the receiver could not be read, since the last of these frames.
+    Refused {
+        reason: Unreadable,
+        messages: u64,
     },
     Ping {
         seq: u64,
@@ -186,6 +198,18 @@ pub(crate) enum Control {
     Stopped,
 }
 
+/// Why a mailbox cannot read a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    Tag = 1,
+    Version = 2,
+    Malformed = 3,
+}
+
+impl Unreadable {
+    pub(crate) const ALL: [Self; 3] = [Self::Tag, Self::Version, Self::Malformed];
+}
+
 const READY: u8 = 0x02;
 const GRANT: u8 = 0x03;
 const NEED: u8 = 0x04;
@@ -195,15 +219,21 @@ const PONG: u8 = 0x07;
 const STOP: u8 = 0x08;
 const STOPPED: u8 = 0x09;
 const RETURN: u8 = 0x0a;
+const SHORT: u8 = 0x0b;
+const SPARE: u8 = 0x0c;
+const REFUSED: u8 = 0x0d;
 
 impl Control {
     pub(crate) fn encode(self, out: &mut Vec<u8>) {
         let (kind, fields): (u8, &[u64]) = match &self {
             Self::Ready => (READY, &[]),
             Self::Grant { mailbox, seq, limit } => (GRANT, &[*mailbox, *seq, *limit]),
-            Self::Need { mailbox, seq, limit, first } => (NEED, &[*mailbox, *seq, *limit, u64::from(*first)]),
+            Self::Need { mailbox, seq, sent, limit } => (NEED, &[*mailbox, *seq, *sent, *limit]),
             Self::Return { mailbox, seq, limit } => (RETURN, &[*mailbox, *seq, *limit]),
             Self::Closed { mailbox } => (CLOSED, &[*mailbox]),
+            Self::Short { seq, on } => (SHORT, &[*seq, u64::from(*on)]),
+            Self::Spare => (SPARE, &[]),
+            Self::Refused { reason, messages } => (REFUSED, &[*reason as u64, *messages]),
             Self::Ping { seq } => (PING, &[*seq]),
             Self::Pong { seq } => (PONG, &[*seq]),
             Self::Stop { code, streams } => (STOP, &[code.0.into(), *streams]),
@@ -234,14 +264,18 @@ impl Control {
             NEED => Self::Need {
                 mailbox: take_varint(&mut body)?,
                 seq: take_varint(&mut body)?,
+                sent: take_varint(&mut body)?,
                 limit: take_varint(&mut body)?,
-                first: match take_varint(&mut body)? {
-                    0 => false,
-                    1 => true,
-                    _ => return Err(WireError::Value("first credit flag")),
-                },
             },
             CLOSED => Self::Closed { mailbox: take_varint(&mut body)? },
+            SHORT => Self::Short { seq: take_varint(&mut body)?, on: take_flag(&mut body)? },
+            SPARE => Self::Spare,
+            REFUSED => {
+                let reason = take_varint(&mut body)?;
+                let reason = Unreadable::ALL.into_iter().find(|known| *known as u64 == reason);
+                let reason = reason.ok_or(WireError::Value("reason"))?;
+                Self::Refused { reason, messages: take_varint(&mut body)? }
+            }
             PING => Self::Ping { seq: take_varint(&mut body)? },
             PONG => Self::Pong { seq: take_varint(&mut body)? },
             STOP => Self::Stop { code: Code(take_u32(&mut body)?), streams: take_varint(&mut body)? },
@@ -267,12 +301,24 @@ pub(crate) enum LaneFrame {
 /// One message on its way to a mailbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MessageFrame {
+    pub(crate) head: MessageHead,
+    pub(crate) body: Bytes,
+}
+
+/// All of a message but its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MessageHead {
     pub(crate) mailbox: u64,
     /// Counted from 0 in each (session, mailbox).
     pub(crate) number: u64,
     pub(crate) schema: u64,
     pub(crate) trace: Option<Trace>,
-    pub(crate) body: Bytes,
+}
+
+impl MessageHead {
+    pub(crate) fn with(self, body: Bytes) -> MessageFrame {
+        MessageFrame { head: self, body }
+    }
 }
 
 const SCHEMA: u8 = 0x10;
@@ -286,17 +332,12 @@ pub(crate) fn put_schema(out: &mut Vec<u8>, id: u64, schema: &Schema) {
     put_frame(out, SCHEMA, body.len(), |out| out.extend_from_slice(&body));
 }
 
-pub(crate) fn put_message(out: &mut Vec<u8>, message: &MessageFrame) {
-    put_message_head(out, message);
-    out.extend_from_slice(&message.body);
-}
-
 /// Writes all of a message but its body, which is to follow.
-pub(crate) fn put_message_head(out: &mut Vec<u8>, message: &MessageFrame) {
-    let MessageFrame { mailbox, number, schema, trace, body } = message;
-    let head = varint_len(*mailbox) + varint_len(*number) + varint_len(*schema);
+pub(crate) fn put_message_head(out: &mut Vec<u8>, head: &MessageHead, body: usize) {
+    let MessageHead { mailbox, number, schema, trace } = head;
+    let numbers = varint_len(*mailbox) + varint_len(*number) + varint_len(*schema);
     let kind = if trace.is_some() { TRACED_MESSAGE } else { MESSAGE };
-    let len = head + trace.map_or(0, |trace| trace.0.len()) + body.len();
+    let len = numbers + trace.map_or(0, |trace| trace.0.len()) + body;
     out.push(kind);
     put_varint(out, len as u64);
     put_varint(out, *mailbox);
@@ -316,13 +357,15 @@ impl LaneFrame {
                 finished(&body)?;
                 Ok(Some(Self::Schema { id, schema }))
             }
-            MESSAGE | TRACED_MESSAGE => Ok(Some(Self::Message(MessageFrame {
-                mailbox: take_varint(&mut body)?,
-                number: take_varint(&mut body)?,
-                schema: take_varint(&mut body)?,
-                trace: if frame.kind == TRACED_MESSAGE { Some(Trace(take_array(&mut body)?)) } else { None },
-                body,
-            }))),
+            MESSAGE | TRACED_MESSAGE => {
+                let head = MessageHead {
+                    mailbox: take_varint(&mut body)?,
+                    number: take_varint(&mut body)?,
+                    schema: take_varint(&mut body)?,
+                    trace: if frame.kind == TRACED_MESSAGE { Some(Trace(take_array(&mut body)?)) } else { None },
+                };
+                Ok(Some(Self::Message(head.with(body))))
+            }
             kind => skip(kind),
         }
     }
@@ -690,9 +733,10 @@ pub(crate) struct Hello {
     pub(crate) ended: u64,
     /// The receiver's own count, as the sender last saw it.
     pub(crate) seen_ended: u64,
-    /// Credit that each of the first `first_lanes` mailboxes has without asking, in bytes.
+    /// What each mailbox of the sender may be sent without asking, in bytes.
     pub(crate) first_credit: u32,
-    pub(crate) first_lanes: u32,
+    /// To how many mailboxes of the sender one session may send.
+    pub(crate) lanes_max: u32,
     pub(crate) mode: Mode,
     pub(crate) proof: [u8; 32],
 }
@@ -727,7 +771,7 @@ impl Hello {
             body.extend_from_slice(&value.to_be_bytes());
         }
         body.extend_from_slice(&self.first_credit.to_be_bytes());
-        body.extend_from_slice(&self.first_lanes.to_be_bytes());
+        body.extend_from_slice(&self.lanes_max.to_be_bytes());
         body.push(match self.mode {
             Mode::Cookie => 1,
             Mode::Pki => 2,
@@ -776,7 +820,7 @@ impl Hello {
             ended: take_be64(&mut body)?,
             seen_ended: take_be64(&mut body)?,
             first_credit: take_be32(&mut body)?,
-            first_lanes: take_be32(&mut body)?,
+            lanes_max: take_be32(&mut body)?,
             mode: match take_u8(&mut body)? {
                 1 => Mode::Cookie,
                 2 => Mode::Pki,
@@ -938,6 +982,14 @@ fn take_u32(body: &mut Bytes) -> Result<u32, WireError> {
 
 fn take_u8(body: &mut Bytes) -> Result<u8, WireError> {
     body.try_get_u8().map_err(|_| WireError::Short)
+}
+
+fn take_flag(body: &mut Bytes) -> Result<bool, WireError> {
+    match take_u8(body)? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(WireError::Value("flag")),
+    }
 }
 
 fn take_be32(body: &mut Bytes) -> Result<u32, WireError> {
@@ -1157,7 +1209,8 @@ mod tests {
     #[test]
     fn values_out_of_range_are_refused() {
         let control = |kind, body: &[u8]| Control::decode(Frame { kind, body: Bytes::copy_from_slice(body) });
-        assert_eq!(control(NEED, &[1, 1, 1, 2]), Err(WireError::Value("first credit flag")));
+        assert_eq!(control(SHORT, &[1, 2]), Err(WireError::Value("flag")));
+        assert_eq!(control(REFUSED, &[0, 1]), Err(WireError::Value("reason")));
         assert_eq!(control(STOP, &[0xc0, 0, 0, 1, 0, 0, 0, 0, 1]), Err(WireError::Value("a 32-bit number")));
         let call = |kind, body: &[u8]| CallFrame::decode(Frame { kind, body: Bytes::copy_from_slice(body) });
         assert_eq!(call(END, &[1, STATUSES.len() as u8, 0]), Err(WireError::Value("status")));
@@ -1344,7 +1397,10 @@ mod tests {
                 Self::Hello(hello) => hello.encode(&mut out),
                 Self::Control(control) => control.encode(&mut out),
                 Self::Lane(LaneFrame::Schema { id, schema }) => put_schema(&mut out, *id, schema),
-                Self::Lane(LaneFrame::Message(message)) => put_message(&mut out, message),
+                Self::Lane(LaneFrame::Message(MessageFrame { head, body })) => {
+                    put_message_head(&mut out, head, body.len());
+                    out.extend_from_slice(body);
+                }
                 Self::Call(CallFrame { head, body }) => {
                     head.put(&mut out, body.len());
                     out.extend_from_slice(body);
@@ -1368,7 +1424,7 @@ mod tests {
         let trace = Trace(std::array::from_fn(|n| n as u8));
         let schema = Schema { tag: "shop.order".to_owned(), version: 300, readable_since: 2, codec: 1 };
         let body = Bytes::from_static(b"body");
-        let message = MessageFrame { mailbox: 5, number: 70_000, schema: 3, trace: None, body: body.clone() };
+        let message = MessageHead { mailbox: 5, number: 70_000, schema: 3, trace: None };
         let term = Term { method: "shop.quote".to_owned(), schema: schema.clone() };
         let numbered = || TermRef::Number(3);
         let in_full = || TermRef::InFull(Box::new(term.clone()));
@@ -1378,32 +1434,34 @@ mod tests {
         let end = |status| bare(CallHead::End { id: 9, status, items: 0 });
         vec![
             (
-                "01408c4453544200000101020304050607080000000000000000010000000201020470726f640b6140686f73743a3433\
-                 373002040a00000211120620010db8000000000000000000000001005003000000000000000600000000000000070000\
-                 0000000000080001000000000400010101010101010101010101010101010101010101010101010101010101010101",
+                "01408c4453544200000101020304050607080000000000000000010000000201020470726f640b6140686f73743a343337\
+                 3002040a00000211120620010db80000000000000000000000010050030000000000000006000000000000000700000000\
+                 000000080001000000001000010101010101010101010101010101010101010101010101010101010101010101",
                 Any::Hello(full_hello()),
             ),
             (
-                "014070445354420000020102030405060708000000000000000001000000000470726f640b6140686f73743a34333730\
-                 000000000000000000060000000000000007000000000000000800010000000004000301010101010101010101010101\
-                 01010101010101010101010101010101010101",
+                "014070445354420000020102030405060708000000000000000001000000000470726f640b6140686f73743a3433373000\
+                 00000000000000000600000000000000070000000000000008000100000000100003010101010101010101010101010101\
+                 0101010101010101010101010101010101",
                 Any::Hello(bare_hello()),
             ),
             ("0200", Any::Control(Control::Ready)),
             ("0306050280100000", Any::Control(Control::Grant { mailbox: 5, seq: 2, limit: 1 << 20 })),
-            ("04050502406400", Any::Control(Control::Need { mailbox: 5, seq: 2, limit: 100, first: false })),
-            ("04050502406401", Any::Control(Control::Need { mailbox: 5, seq: 2, limit: 100, first: true })),
+            ("04050502324064", Any::Control(Control::Need { mailbox: 5, seq: 2, sent: 50, limit: 100 })),
             ("050105", Any::Control(Control::Closed { mailbox: 5 })),
             ("0608c000010000000000", Any::Control(Control::Ping { seq: 1 << 40 })),
             ("070101", Any::Control(Control::Pong { seq: 1 })),
             ("08020203", Any::Control(Control::Stop { code: Code::IDLE, streams: 3 })),
             ("0900", Any::Control(Control::Stopped)),
             ("0a0305023c", Any::Control(Control::Return { mailbox: 5, seq: 2, limit: 60 })),
+            ("0b020301", Any::Control(Control::Short { seq: 3, on: true })),
+            ("0c00", Any::Control(Control::Spare)),
+            ("0d020207", Any::Control(Control::Refused { reason: Unreadable::Version, messages: 7 })),
             ("1010030a73686f702e6f72646572412c0201", Any::Lane(LaneFrame::Schema { id: 3, schema: schema.clone() })),
-            ("110a058001117003626f6479", Any::Lane(LaneFrame::Message(message.clone()))),
+            ("110a058001117003626f6479", Any::Lane(LaneFrame::Message(message.with(body.clone())))),
             (
                 "1223058001117003000102030405060708090a0b0c0d0e0f101112131415161718626f6479",
-                Any::Lane(LaneFrame::Message(MessageFrame { trace: Some(trace), ..message })),
+                Any::Lane(LaneFrame::Message(MessageHead { trace: Some(trace), ..message }.with(body.clone()))),
             ),
             ("20090903538800626f6479", call(numbered(), CallMode::Answer, None)),
             (
@@ -1465,7 +1523,7 @@ mod tests {
             ended: 7,
             seen_ended: 8,
             first_credit: 65_536,
-            first_lanes: 1_024,
+            lanes_max: 4_096,
             mode: Mode::Cookie,
             proof: [1; 32],
         }
@@ -1505,23 +1563,26 @@ mod tests {
             control().prop_map(Any::Control),
             (number(), schema()).prop_map(|(id, schema)| Any::Lane(LaneFrame::Schema { id, schema })),
             (number(), number(), number(), trace(), body()).prop_map(|(mailbox, number, schema, trace, body)| {
-                Any::Lane(LaneFrame::Message(MessageFrame { mailbox, number, schema, trace, body }))
+                Any::Lane(LaneFrame::Message(MessageHead { mailbox, number, schema, trace }.with(body)))
             }),
             call().prop_map(Any::Call),
         ]
     }
 
     fn control() -> impl Strategy<Value = Control> {
-        (0..9u8, number(), number(), number(), any::<(u32, bool)>()).prop_map(
-            |(kind, mailbox, seq, limit, (code, first))| match kind {
+        (0..12u8, number(), number(), number(), any::<(u32, bool)>()).prop_map(
+            |(kind, mailbox, seq, limit, (code, on))| match kind {
                 0 => Control::Ready,
                 1 => Control::Grant { mailbox, seq, limit },
-                2 => Control::Need { mailbox, seq, limit, first },
+                2 => Control::Need { mailbox, seq, sent: limit / 2, limit },
                 3 => Control::Return { mailbox, seq, limit },
                 4 => Control::Closed { mailbox },
                 5 => Control::Ping { seq },
                 6 => Control::Pong { seq },
-                7 => Control::Stop { code: Code(code), streams: limit },
+                7 => Control::Short { seq, on },
+                8 => Control::Spare,
+                9 => Control::Refused { reason: Unreadable::ALL[code as usize % 3], messages: limit },
+                10 => Control::Stop { code: Code(code), streams: limit },
                 _ => Control::Stopped,
             },
         )
@@ -1593,7 +1654,7 @@ mod tests {
                     ended: longs[3],
                     seen_ended: longs[4],
                     first_credit: ints[1],
-                    first_lanes: ints[2],
+                    lanes_max: ints[2],
                     mode: [Mode::Cookie, Mode::Pki, Mode::Both][mode],
                     proof,
                 },

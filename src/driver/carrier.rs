@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::exchange::{Heard, LargeCall};
 use super::session::{OwnStream, Session, Take, wire_code};
 use super::{Command, Shared, lock};
-use crate::proto::lanes::Grant;
+use crate::proto::lanes::{Grant, Short};
 use crate::proto::link::{Clockwork, Idle, Output, Times};
 use crate::proto::links::LinkId;
 use crate::transport::Link;
@@ -453,8 +453,8 @@ async fn write_bodies(carrier: &Carrier, channel: usize) -> Result<(), StreamErr
             Ok(Some(OwnStream { schema, message })) => {
                 carrier.wrote();
                 let mut head = Vec::new();
-                put_schema(&mut head, message.schema, &schema);
-                put_message_head(&mut head, &message);
+                put_schema(&mut head, message.head.schema, &schema);
+                put_message_head(&mut head, &message.head, message.body.len());
                 let size = message.body.len();
                 let mut stream = carrier.open(StreamKind::Body, 0).await?;
                 stream.write(&head).await?;
@@ -798,9 +798,12 @@ impl Carrier {
             // READY was read by the greeting, where it belongs; a dialler is sent none.
             Control::Ready => return Err(Code::PROTOCOL),
             Control::Grant { mailbox, seq, limit } => session.granted(Grant { mailbox, seq, limit }),
-            Control::Need { mailbox, seq, limit, first } => session.need(mailbox, seq, limit, first)?,
+            Control::Need { mailbox, seq, sent, limit } => session.need(mailbox, seq, sent, limit)?,
             Control::Return { mailbox, seq, limit } => session.returned(mailbox, seq, limit)?,
             Control::Closed { mailbox } => session.mailbox_closed(mailbox),
+            Control::Short { seq, on } => session.peer_is_short(Short { seq, on }),
+            Control::Spare => session.peer_is_pressed(),
+            Control::Refused { reason, messages } => session.refusals.add(reason, messages),
             Control::Ping { seq } => {
                 // A peer that asks faster than its answers leave waits for them.
                 if lock(&self.control).len() > CONTROL_MAX {

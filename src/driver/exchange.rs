@@ -145,7 +145,7 @@ impl Exchange {
             open: AtomicUsize::new(0),
             refusals: AtomicUsize::new(0),
             small: Room::new(config.send_buffer),
-            large: Room::new(config.send_buffer),
+            large: Room::new(config.bulk_buffer),
             load: Arc::new(Load::new(config.handlers_per_peer, config.calls_budget_per_peer)),
             calls_max: config.calls_max,
         }

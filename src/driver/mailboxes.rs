@@ -1,7 +1,7 @@
 //! The mailboxes of one node.
 
 use std::any::Any;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::task::{Context, Poll, Waker};
@@ -10,6 +10,42 @@ use tokio::sync::{Semaphore, TryAcquireError};
 
 use super::lock;
 use super::session::Letter;
+use crate::codec::DecodeError;
+use crate::id::{BySerial, NodeId, Pid};
+use crate::trace::Trace;
+
+/// A message that its mailbox could not read, as [`Builder::on_refused`](crate::Builder::on_refused) is told. The link and
+/// the mailbox live on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RefusedMessage {
+    /// The mailbox that it came to.
+    pub mailbox: Pid,
+    /// The node that sent it.
+    pub from: NodeId,
+    /// The tag that it came with.
+    pub tag: String,
+    /// The version that it came with.
+    pub version: u32,
+    /// Why it could not be read.
+    pub error: DecodeError,
+}
+
+/// Whom to tell of refused messages.
+#[derive(Clone)]
+pub(crate) struct RefusedHook(pub(crate) Arc<dyn Fn(&RefusedMessage) + Send + Sync>);
+
+impl RefusedHook {
+    pub(crate) fn call(&self, refused: &RefusedMessage) {
+        (self.0)(refused);
+    }
+}
+
+impl std::fmt::Debug for RefusedHook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RefusedHook")
+    }
+}
 
 /// A mailbox as links see it.
 pub(crate) trait Inbox: Send + Sync {
@@ -23,7 +59,7 @@ pub(crate) trait Inbox: Send + Sync {
 /// The open mailboxes of a node, by serial. Serials are never used twice.
 #[derive(Default)]
 pub(crate) struct Mailboxes {
-    open: RwLock<HashMap<u64, Arc<dyn Inbox>>>,
+    open: RwLock<BySerial<Arc<dyn Inbox>>>,
     last: AtomicU64,
     is_closed: std::sync::atomic::AtomicBool,
 }
@@ -86,7 +122,7 @@ struct State<T> {
 #[derive(Debug)]
 pub(crate) enum Entry<T> {
     /// From this node, as a value.
-    Local(T),
+    Local { message: T, trace: Option<Box<Trace>> },
     /// From a peer, as bytes.
     Letter(Letter),
 }
@@ -100,33 +136,33 @@ pub(crate) enum LocalRefused<T> {
 
 impl<T: Send + 'static> Queue<T> {
     /// Waits for room, then delivers the value.
-    pub(crate) async fn push(&self, value: T) -> Result<(), LocalRefused<T>> {
+    pub(crate) async fn push(&self, value: T, trace: Option<Trace>) -> Result<(), LocalRefused<T>> {
         match self.room.acquire().await {
             Ok(permit) => {
                 permit.forget();
-                self.push_entry(value)
+                self.push_entry(value, trace)
             }
             Err(_) => Err(LocalRefused::Closed(value)),
         }
     }
 
-    pub(crate) fn try_push(&self, value: T) -> Result<(), LocalRefused<T>> {
+    pub(crate) fn try_push(&self, value: T, trace: Option<Trace>) -> Result<(), LocalRefused<T>> {
         match self.room.try_acquire() {
             Ok(permit) => {
                 permit.forget();
-                self.push_entry(value)
+                self.push_entry(value, trace)
             }
             Err(TryAcquireError::NoPermits) => Err(LocalRefused::Full(value)),
             Err(TryAcquireError::Closed) => Err(LocalRefused::Closed(value)),
         }
     }
 
-    fn push_entry(&self, value: T) -> Result<(), LocalRefused<T>> {
+    fn push_entry(&self, value: T, trace: Option<Trace>) -> Result<(), LocalRefused<T>> {
         let mut state = lock(&self.state);
         if state.is_closed {
             return Err(LocalRefused::Closed(value));
         }
-        state.entries.push_back(Entry::Local(value));
+        state.entries.push_back(Entry::Local { message: value, trace: trace.map(Box::new) });
         let reader = state.reader.take();
         drop(state);
         if let Some(reader) = reader {
@@ -135,16 +171,16 @@ impl<T: Send + 'static> Queue<T> {
         Ok(())
     }
 
-    /// The next message; `None` once the queue is closed and empty.
+    /// Takes all that has come into `taken`, which is empty, or waits. False once the queue is closed and empty.
     #[expect(clippy::needless_pass_by_ref_mut, reason = "the shape of every poll")]
-    pub(crate) fn poll_pop(&self, context: &mut Context<'_>) -> Poll<Option<Entry<T>>> {
+    pub(crate) fn poll_take(&self, taken: &mut VecDeque<Entry<T>>, context: &mut Context<'_>) -> Poll<bool> {
         let mut state = lock(&self.state);
-        if let Some(entry) = state.entries.pop_front() {
-            drop(state);
-            return Poll::Ready(Some(self.popped(entry)));
+        if !state.entries.is_empty() {
+            std::mem::swap(&mut state.entries, taken);
+            return Poll::Ready(true);
         }
         if state.is_closed {
-            return Poll::Ready(None);
+            return Poll::Ready(false);
         }
         if !state.reader.as_ref().is_some_and(|reader| reader.will_wake(context.waker())) {
             state.reader = Some(context.waker().clone());
@@ -152,21 +188,16 @@ impl<T: Send + 'static> Queue<T> {
         Poll::Pending
     }
 
-    /// The next message if there is one, and whether the queue is closed.
-    pub(crate) fn try_pop(&self) -> (Option<Entry<T>>, bool) {
+    /// Takes all that has come into `taken`, which is empty. False once the queue is closed and empty.
+    pub(crate) fn try_take(&self, taken: &mut VecDeque<Entry<T>>) -> bool {
         let mut state = lock(&self.state);
-        let entry = state.entries.pop_front();
-        let is_closed = state.is_closed;
-        drop(state);
-        (entry.map(|entry| self.popped(entry)), is_closed)
+        std::mem::swap(&mut state.entries, taken);
+        !(state.is_closed && taken.is_empty())
     }
 
-    fn popped(&self, entry: Entry<T>) -> Entry<T> {
-        match &entry {
-            Entry::Local(_) => self.room.add_permits(1),
-            Entry::Letter(letter) => letter.consumed(),
-        }
-        entry
+    /// So many messages of this node have been read.
+    pub(crate) fn make_room(&self, messages: usize) {
+        self.room.add_permits(messages);
     }
 
     /// Nobody reads any more: what is left is thrown away.

@@ -16,7 +16,7 @@ pub(crate) mod session;
 #[cfg(all(test, feature = "sim"))]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -30,7 +30,7 @@ use self::calls::Methods;
 use self::carrier::{Carrier, Greeted};
 use self::counters::CallCounters;
 use self::events::Events;
-use self::mailboxes::Mailboxes;
+use self::mailboxes::{Mailboxes, RefusedHook};
 use self::peers::Failure;
 use self::session::{Gap, Session};
 use crate::config::Config;
@@ -38,6 +38,7 @@ use crate::error::{ConnectError, DownReason};
 use crate::id::{ClusterName, NodeId, NodeName};
 use crate::identity::Role;
 use crate::proto::hello::{Greeting, Local, Peer, Refusal};
+use crate::proto::lanes::Pool;
 use crate::proto::links::{CheckId, Input, Limits, LinkId, Links, Output, SessionId};
 use crate::transport::link::End;
 use crate::transport::tls::Tls;
@@ -62,6 +63,8 @@ pub(crate) struct Shared {
     pub(crate) asks: Asks,
     pub(crate) counters: CallCounters,
     pub(crate) events: Events,
+    pub(crate) pool: Arc<Mutex<Pool>>,
+    pub(crate) on_refused: Option<RefusedHook>,
     addresses: Vec<SocketAddr>,
     flags: NodeFlags,
     id: RwLock<NodeId>,
@@ -160,7 +163,7 @@ impl Shared {
             addresses: self.addresses.clone(),
             flags: self.flags,
             first_credit: self.config.lane_window as u32,
-            first_lanes: self.config.lanes_unasked as u32,
+            lanes_max: self.config.lanes_max as u32,
         }
     }
 
@@ -224,6 +227,20 @@ impl Shared {
         }
     }
 
+    /// The pool has changed: sessions that waited for a place in it try again, and all tell their peers if it has become
+    /// short or no longer is.
+    pub(crate) fn pool_changed(&self, mut change: PoolChange) {
+        while !change.is_nothing() {
+            let mut next = PoolChange::default();
+            for session in self.sessions() {
+                if change.has_turned || change.freed.contains(&session.id.0) {
+                    next.add(session.pool_changed());
+                }
+            }
+            change = next;
+        }
+    }
+
     /// Closes a mailbox here, and at every peer that sends to it.
     pub(crate) fn close_mailbox(&self, serial: u64) {
         self.mailboxes.remove(serial);
@@ -245,6 +262,28 @@ impl Shared {
     }
 }
 
+/// What became of the pool that concerns other sessions than the one that changed it.
+#[derive(Debug, Default)]
+pub(crate) struct PoolChange {
+    freed: BTreeSet<u64>,
+    has_turned: bool,
+}
+
+impl PoolChange {
+    pub(crate) fn of(pool: &mut Pool) -> Self {
+        Self { freed: pool.freed(), has_turned: pool.has_turned() }
+    }
+
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.freed.is_empty() && !self.has_turned
+    }
+
+    fn add(&mut self, other: Self) {
+        self.freed.extend(other.freed);
+        self.has_turned |= other.has_turned;
+    }
+}
+
 /// What a node is started from, once all of it is checked.
 pub(crate) struct Start {
     pub(crate) config: Config,
@@ -252,6 +291,7 @@ pub(crate) struct Start {
     pub(crate) id: NodeId,
     pub(crate) endpoint: Endpoint,
     pub(crate) tls: Tls,
+    pub(crate) on_refused: Option<RefusedHook>,
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) flags: NodeFlags,
     pub(crate) seed: u64,
@@ -259,7 +299,7 @@ pub(crate) struct Start {
 
 /// Starts the node task.
 pub(crate) fn start(start: Start) -> Arc<Shared> {
-    let Start { config, cluster, id, endpoint, tls, addresses, flags, seed } = start;
+    let Start { config, cluster, id, endpoint, tls, on_refused, addresses, flags, seed } = start;
     let (commands, inbox) = mpsc::unbounded_channel();
     let limits = Limits {
         backoff_min: config.backoff_min,
@@ -274,10 +314,12 @@ pub(crate) fn start(start: Start) -> Arc<Shared> {
         asks: Asks::new(config.calls_max),
         counters: CallCounters::default(),
         events: Events::new(config.events_max),
+        pool: Arc::new(Mutex::new(Pool::new(config.window_budget_total as u64, config.bulk_budget_total as u64))),
         config,
         cluster,
         endpoint: Mutex::new(Some(endpoint)),
         tls,
+        on_refused,
         addresses,
         flags,
         id: RwLock::new(id),

@@ -4,6 +4,7 @@
 //! `inn` for all that arrives; who needs both takes `inn` first. The rules are in [`proto::lanes`](crate::proto::lanes).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -11,17 +12,19 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::carrier::Carrier;
 use super::exchange::{Exchange, LargeCall, Terms};
-use super::{Shared, lock};
+use super::mailboxes::Inbox;
+use super::{PoolChange, Shared, lock};
 use crate::config::Config;
 use crate::error::DownReason;
 use crate::id::NodeId;
 use crate::proto::hello::Peer;
 use crate::proto::lanes::{
-    self, Accepted, Grant, Inbound, InboundLimits, MESSAGE_COST, Offer, Offered, Outbound, Ticket, Violation,
+    self, Accepted, Grant, Inbound, InboundLimits, MESSAGE_COST, Offer, Offered, Outbound, Pool, Ticket, Violation,
 };
 use crate::proto::links::{LinkId, SessionId};
 use crate::wire::{
-    Code, Control, LaneFrame, MessageFrame, NodeFlags, OVERHEAD_MAX, Schema, Trace, WireError, put_message, put_schema,
+    Code, Control, LaneFrame, MessageFrame, MessageHead, NodeFlags, OVERHEAD_MAX, Schema, Trace, Unreadable, WireError,
+    put_message_head, put_schema,
 };
 
 /// How many kinds of message one side may declare in one session.
@@ -37,15 +40,60 @@ const COPY_BELOW: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Letter {
     pub(crate) schema: Arc<Schema>,
+    pub(crate) trace: Option<Box<Trace>>,
     pub(crate) body: Bytes,
-    pub(crate) mailbox: u64,
     pub(crate) from: Arc<Session>,
 }
 
 impl Letter {
-    /// Gives the credit back, once the message is read or thrown away.
-    pub(crate) fn consumed(&self) {
-        self.from.consumed(self.mailbox, self.body.len());
+    /// What it takes of its sender's credit.
+    pub(crate) fn cost(&self) -> u64 {
+        self.body.len() as u64 + MESSAGE_COST
+    }
+}
+
+/// A body on its way out.
+#[derive(Clone, Debug)]
+pub(crate) enum Body<'a> {
+    /// In a buffer that is used again.
+    Borrowed(&'a [u8]),
+    Owned(Bytes),
+}
+
+impl Body<'_> {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Borrowed(bytes) => bytes.len(),
+            Self::Owned(bytes) => bytes.len(),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Borrowed(bytes) => bytes,
+            Self::Owned(bytes) => bytes,
+        }
+    }
+
+    pub(crate) fn into_owned(self) -> Bytes {
+        match self {
+            Self::Borrowed(bytes) => Bytes::copy_from_slice(bytes),
+            Self::Owned(bytes) => bytes,
+        }
+    }
+}
+
+/// Messages that the peer could not read, by reason.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals([AtomicU64; Unreadable::ALL.len()]);
+
+impl Refusals {
+    pub(crate) fn add(&self, reason: Unreadable, messages: u64) {
+        self.0[reason as usize - 1].fetch_add(messages, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count(&self, reason: Unreadable) -> u64 {
+        self.0[reason as usize - 1].load(Ordering::Relaxed)
     }
 }
 
@@ -62,6 +110,7 @@ struct Item {
 pub(crate) enum Refused {
     Full,
     MailboxClosed,
+    TooManyMailboxes,
     SessionEnded,
 }
 
@@ -100,7 +149,11 @@ pub(crate) struct Session {
     pub(crate) peer_flags: NodeFlags,
     /// The largest body that both sides take.
     pub(crate) message_max: usize,
+    /// Messages of this side that the peer could not read.
+    pub(crate) refusals: Refusals,
     shared: std::sync::Weak<Shared>,
+    /// The node's, of which lanes have what they hold beyond their first windows. Locked after `inn`.
+    pool: Arc<Mutex<Pool>>,
     bulk_from: usize,
     lanes: usize,
     call_streams: usize,
@@ -126,6 +179,10 @@ struct Out {
     needs: BTreeMap<u64, Control>,
     returns: BTreeMap<u64, Control>,
     closes: BTreeSet<u64>,
+    short: Option<lanes::Short>,
+    spare: bool,
+    /// Messages of the peer that could not be read, by reason, since it was told.
+    refused: [u64; Unreadable::ALL.len()],
     /// The link that this side sends on.
     carrier: Option<Arc<Carrier>>,
     /// A link was asked for since the last one.
@@ -145,7 +202,8 @@ struct Buffer {
 
 struct In {
     lanes: Inbound<Letter>,
-    schemas: HashMap<u64, Arc<Schema>>,
+    /// By their numbers, which the peer counts up.
+    schemas: Vec<Option<Arc<Schema>>>,
     ready: Vec<Letter>,
     /// How many messages had been delivered when the last link ended and one was missing.
     gap_at: Option<u64>,
@@ -181,23 +239,30 @@ impl Session {
         let config: &Config = &shared.config;
         let limits = InboundLimits {
             window: config.lane_window as u64,
-            first_lanes: config.lanes_unasked as u64,
+            window_max: config.lane_window_max as u64,
             lanes_max: config.lanes_max,
             message_max: config.message_max as u64,
-            extra_max: config.bulk_budget as u64,
+            windows_max: config.window_budget as u64,
+            large_max: config.bulk_budget as u64,
         };
-        let buffer = config.send_buffer as u64;
         Arc::new(Self {
             id,
             peer: peer.id.clone(),
             peer_flags: peer.flags,
             message_max: config.message_max.min(peer.message_max as usize),
+            refusals: Refusals::default(),
             shared: Arc::downgrade(shared),
+            pool: shared.pool.clone(),
             bulk_from: config.bulk_from,
             lanes: config.lanes,
             call_streams: config.call_streams,
             out: Mutex::new(Out {
-                lanes: Outbound::new(peer.first_credit.into(), peer.first_lanes.into(), buffer, buffer),
+                lanes: Outbound::new(
+                    peer.first_credit.into(),
+                    peer.lanes_max as usize,
+                    config.send_buffer as u64,
+                    config.bulk_buffer as u64,
+                ),
                 schemas: Vec::new(),
                 schema_ids: HashMap::new(),
                 channels: (0..config.lanes + config.call_streams).map(|_| Buffer::default()).collect(),
@@ -208,6 +273,9 @@ impl Session {
                 needs: BTreeMap::new(),
                 returns: BTreeMap::new(),
                 closes: BTreeSet::new(),
+                short: None,
+                spare: false,
+                refused: Default::default(),
                 carrier: None,
                 wanted: false,
                 waiting: HashMap::new(),
@@ -216,8 +284,8 @@ impl Session {
                 scratch: Vec::new(),
             }),
             inn: Mutex::new(In {
-                lanes: Inbound::new(limits),
-                schemas: HashMap::new(),
+                lanes: Inbound::new(id.0, limits),
+                schemas: Vec::new(),
                 ready: Vec::new(),
                 gap_at: None,
                 ended: false,
@@ -250,7 +318,8 @@ impl Session {
         self: &Arc<Self>,
         mailbox: u64,
         schema: u64,
-        body: Bytes,
+        trace: Option<Trace>,
+        body: Body<'_>,
         wait: bool,
     ) -> Result<Taken, Refused> {
         let mut guard = lock(&self.out);
@@ -258,18 +327,17 @@ impl Session {
         if out.closing {
             return Err(Refused::SessionEnded);
         }
-        let size = body.len();
-        let offer = Offer {
-            mailbox,
-            body: size,
-            bulk: lanes::is_bulk(size, self.bulk_from),
-            item: Item { schema, trace: None, body },
-            wait,
-        };
-        let offered = out.lanes.offer(offer, &mut out.scratch);
-        let taken = match offered {
-            Offered::Accepted(accepted) => {
-                self.enqueue(out, accepted);
+        let bulk = lanes::is_bulk(body.len(), self.bulk_from);
+        let offer = Offer { mailbox, body: body.len(), bulk, wait };
+        let item = || Item { schema, trace, body: body.clone().into_owned() };
+        let taken = match out.lanes.offer(offer, item, &mut out.scratch) {
+            Offered::Accepted(number) => {
+                let message = MessageHead { mailbox, number, schema, trace };
+                if bulk {
+                    self.enqueue_bulk(out, message.with(body.into_owned()));
+                } else {
+                    self.enqueue(out, &message, body.bytes());
+                }
                 Ok(Taken::Accepted)
             }
             Offered::Waits(ticket) => {
@@ -277,8 +345,9 @@ impl Session {
                 out.waiting.insert(ticket, done);
                 Ok(Taken::Waits(Waiting { session: self.clone(), mailbox, ticket, outcome }))
             }
-            Offered::Full(_) => Err(Refused::Full),
-            Offered::Closed(_) => Err(Refused::MailboxClosed),
+            Offered::Full => Err(Refused::Full),
+            Offered::Closed => Err(Refused::MailboxClosed),
+            Offered::TooMany => Err(Refused::TooManyMailboxes),
         };
         self.settle(out);
         self.unlock_and_want(guard);
@@ -357,8 +426,10 @@ impl Session {
         // Under the lock of delivery: what was delivered was delivered before.
         let mut inn = lock(&self.inn);
         inn.ended = true;
-        inn.lanes =
-            Inbound::new(InboundLimits { window: 0, first_lanes: 0, lanes_max: 0, message_max: 0, extra_max: 0 });
+        let mut pool = lock(&self.pool);
+        inn.lanes.end(&mut pool);
+        let change = PoolChange::of(&mut pool);
+        drop(pool);
         drop(inn);
         let mut out = lock(&self.out);
         out.ended = Some(reason);
@@ -372,21 +443,16 @@ impl Session {
         drop(out);
         refuse_all(refused);
         self.exchange.end();
+        self.tell_others(change);
     }
 
     /// A mailbox of this node has closed.
     pub(crate) fn close_mailbox(&self, mailbox: u64) {
-        let mut inn = lock(&self.inn);
-        let mut grants = Vec::new();
-        let is_known = inn.lanes.close(mailbox, &mut grants);
-        drop(inn);
-        if is_known || !grants.is_empty() {
+        let is_known = self.with_lanes(|lanes, pool, grants| lanes.close(mailbox, pool, grants));
+        if is_known == Some(true) {
             self.push_control(|out| {
-                out.add_grants(&grants);
-                if is_known {
-                    out.closes.insert(mailbox);
-                    out.grants.remove(&mailbox);
-                }
+                out.closes.insert(mailbox);
+                out.grants.remove(&mailbox);
             });
         }
     }
@@ -439,7 +505,7 @@ impl Session {
             return Err(());
         }
         match out.bodies.pop_front() {
-            Some(message) => Ok(Some(OwnStream { schema: out.schemas[message.schema as usize].clone(), message })),
+            Some(message) => Ok(Some(OwnStream { schema: out.schemas[message.head.schema as usize].clone(), message })),
             None if out.closing => Err(()),
             None => Ok(None),
         }
@@ -464,6 +530,17 @@ impl Session {
         // A lane that asks again after it gave back means the later.
         let (returns, needs) = (std::mem::take(&mut out.returns), std::mem::take(&mut out.needs));
         returns.into_values().chain(needs.into_values()).for_each(|frame| frame.encode(bytes));
+        if let Some(lanes::Short { seq, on }) = out.short.take() {
+            Control::Short { seq, on }.encode(bytes);
+        }
+        if std::mem::take(&mut out.spare) {
+            Control::Spare.encode(bytes);
+        }
+        for (reason, messages) in Unreadable::ALL.into_iter().zip(std::mem::take(&mut out.refused)) {
+            if messages > 0 {
+                Control::Refused { reason, messages }.encode(bytes);
+            }
+        }
         for mailbox in std::mem::take(&mut out.closes) {
             Control::Closed { mailbox }.encode(bytes);
         }
@@ -484,40 +561,67 @@ impl Session {
             // Whoever ended the session closes the link.
             return Err(Code::STALE_LINK);
         }
+        // Messages to one mailbox often come in a row, and are delivered together.
+        let mut to: Option<(u64, Arc<dyn Inbox>)> = None;
+        let received = self.receive_frames(&shared, inn, frames, &mut to, &mut closes);
+        // What came before a frame that is wrong is delivered all the same.
+        if let Some((_, inbox)) = to {
+            inbox.deliver(&mut inn.ready);
+        }
+        drop(guard);
+        received?;
+        if closes.is_empty() { Ok(()) } else { self.refuse_mailboxes(&closes) }
+    }
+
+    fn receive_frames(
+        self: &Arc<Self>,
+        shared: &Shared,
+        inn: &mut In,
+        frames: impl Iterator<Item = Result<LaneFrame, WireError>>,
+        to: &mut Option<(u64, Arc<dyn Inbox>)>,
+        closes: &mut Vec<u64>,
+    ) -> Result<(), Code> {
         for frame in frames {
             match frame.map_err(wire_code)? {
                 LaneFrame::Schema { id, schema } => {
                     if id >= SCHEMAS_MAX {
                         return Err(Code::LIMIT);
                     }
-                    let known = inn.schemas.entry(id).or_insert_with(|| Arc::new(schema.clone()));
+                    let id = id as usize;
+                    inn.schemas.resize(inn.schemas.len().max(id + 1), None);
+                    let known = inn.schemas[id].get_or_insert_with(|| Arc::new(schema.clone()));
                     if **known != schema {
                         return Err(Code::PROTOCOL);
                     }
                 }
                 LaneFrame::Message(message) => {
-                    let MessageFrame { mailbox, number, schema, trace: _, body } = message;
-                    let schema = inn.schemas.get(&schema).ok_or(Code::PROTOCOL)?.clone();
+                    let MessageFrame { head: MessageHead { mailbox, number, schema, trace }, body } = message;
+                    let known = usize::try_from(schema).ok().and_then(|id| inn.schemas.get(id)?.as_ref());
+                    let schema = known.ok_or(Code::PROTOCOL)?.clone();
                     if body.len() > shared.config.message_max {
                         return Err(Code::FRAME_TOO_LARGE);
                     }
-                    let Some(inbox) = shared.mailboxes.inbox(mailbox) else {
+                    if to.as_ref().is_none_or(|(open, _)| *open != mailbox) {
+                        if let Some((_, inbox)) = to.take() {
+                            inbox.deliver(&mut inn.ready);
+                        }
+                        *to = shared.mailboxes.inbox(mailbox).map(|inbox| (mailbox, inbox));
+                    }
+                    if to.is_none() {
                         if inn.lanes.refuse(mailbox) {
                             closes.push(mailbox);
                         }
                         continue;
-                    };
+                    }
                     let body = if body.len() < COPY_BELOW { Bytes::copy_from_slice(&body) } else { body };
                     let size = body.len();
-                    let letter = Letter { schema, body, mailbox, from: self.clone() };
+                    let letter = Letter { schema, trace: trace.map(Box::new), body, from: self.clone() };
                     let received = inn.lanes.receive(mailbox, number, size, letter, &mut inn.ready);
                     received.map_err(|violation| self.broken(violation))?;
-                    inbox.deliver(&mut inn.ready);
                 }
             }
         }
-        drop(guard);
-        if closes.is_empty() { Ok(()) } else { self.refuse_mailboxes(&closes) }
+        Ok(())
     }
 
     /// Tells the peer that these mailboxes do not exist.
@@ -530,13 +634,65 @@ impl Session {
         if unread > CLOSES_MAX { Err(Code::LIMIT) } else { Ok(()) }
     }
 
-    /// A message of this session was read by its mailbox, or thrown away.
-    fn consumed(&self, mailbox: u64, body: usize) {
-        let mut grants = Vec::new();
-        lock(&self.inn).lanes.consumed(mailbox, body, &mut grants);
-        if !grants.is_empty() {
-            self.push_control(|out| out.add_grants(&grants));
+    /// Messages of that cost were read by their mailbox, or thrown away.
+    pub(crate) fn consumed(&self, mailbox: u64, cost: u64) {
+        self.with_lanes(|lanes, pool, grants| lanes.consumed(mailbox, cost, pool, grants));
+    }
+
+    /// A mailbox could not read a message.
+    pub(crate) fn refused(&self, reason: Unreadable) {
+        self.push_control(|out| out.refused[reason as usize - 1] += 1);
+    }
+
+    /// The node's pool has changed.
+    pub(super) fn pool_changed(&self) -> PoolChange {
+        let change = self.change_lanes(|lanes, pool, grants| lanes.supply_waiting(pool, grants));
+        change.map(|(_, change)| change).unwrap_or_default()
+    }
+
+    /// Does something with the receiving lanes, and tells the peer, and other sessions, what follows from it. `None` once
+    /// the session has ended.
+    fn with_lanes<R>(&self, act: impl FnOnce(&mut Inbound<Letter>, &mut Pool, &mut Vec<Grant>) -> R) -> Option<R> {
+        let (result, change) = self.change_lanes(act)?;
+        self.tell_others(change);
+        Some(result)
+    }
+
+    fn tell_others(&self, change: PoolChange) {
+        if !change.is_nothing()
+            && let Some(shared) = self.shared.upgrade()
+        {
+            shared.pool_changed(change);
         }
+    }
+
+    fn change_lanes<R>(
+        &self,
+        act: impl FnOnce(&mut Inbound<Letter>, &mut Pool, &mut Vec<Grant>) -> R,
+    ) -> Option<(R, PoolChange)> {
+        let mut inn = lock(&self.inn);
+        if inn.ended {
+            return None;
+        }
+        let mut grants = Vec::new();
+        let mut pool = lock(&self.pool);
+        let result = act(&mut inn.lanes, &mut pool, &mut grants);
+        let short = inn.lanes.shortage(&pool);
+        let spare = inn.lanes.take_pressed();
+        let change = PoolChange::of(&mut pool);
+        drop(pool);
+        drop(inn);
+        if !grants.is_empty() || short.is_some() || spare {
+            self.push_control(|out| {
+                out.add_grants(&grants);
+                // Made under another lock, so an older one may come after a newer.
+                if short.is_some_and(|short| out.short.is_none_or(|newest| newest.seq < short.seq)) {
+                    out.short = short;
+                }
+                out.spare |= spare;
+            });
+        }
+        Some((result, change))
     }
 
     pub(crate) fn granted(&self, grant: Grant) {
@@ -557,35 +713,40 @@ impl Session {
         self.settle(out);
     }
 
-    pub(crate) fn need(&self, mailbox: u64, seq: u64, limit: u64, first: bool) -> Result<(), Code> {
+    pub(crate) fn need(&self, mailbox: u64, seq: u64, sent: u64, limit: u64) -> Result<(), Code> {
         let Some(shared) = self.shared.upgrade() else { return Ok(()) };
-        let mut inn = lock(&self.inn);
-        if inn.ended {
-            return Ok(());
-        }
-        if shared.mailboxes.inbox(mailbox).is_none() {
-            if inn.lanes.refuse(mailbox) {
-                drop(inn);
-                return self.refuse_mailboxes(&[mailbox]);
+        let needed = self.with_lanes(|lanes, pool, grants| {
+            // Looked up under the lock of the lanes, because a mailbox that closes is forgotten there after it is gone here.
+            if shared.mailboxes.inbox(mailbox).is_none() {
+                return Ok(lanes.refuse(mailbox));
             }
-            return Ok(());
+            grants.extend(lanes.need(mailbox, seq, sent, limit, pool)?);
+            Ok(false)
+        });
+        match needed {
+            None | Some(Ok(false)) => Ok(()),
+            Some(Ok(true)) => self.refuse_mailboxes(&[mailbox]),
+            Some(Err(violation)) => Err(self.broken(violation)),
         }
-        let grant = inn.lanes.need(mailbox, seq, limit, first).map_err(|violation| self.broken(violation))?;
-        drop(inn);
-        if let Some(grant) = grant {
-            self.push_control(|out| out.add_grants(&[grant]));
-        }
-        Ok(())
     }
 
     pub(crate) fn returned(&self, mailbox: u64, seq: u64, limit: u64) -> Result<(), Code> {
-        let mut grants = Vec::new();
-        let returned = lock(&self.inn).lanes.returned(mailbox, seq, limit, &mut grants);
-        returned.map_err(|violation| self.broken(violation))?;
-        if !grants.is_empty() {
-            self.push_control(|out| out.add_grants(&grants));
-        }
-        Ok(())
+        let returned = self.with_lanes(|lanes, pool, grants| lanes.returned(mailbox, seq, limit, pool, grants));
+        returned.unwrap_or(Ok(())).map_err(|violation| self.broken(violation))
+    }
+
+    pub(crate) fn peer_is_short(&self, short: lanes::Short) {
+        let mut guard = lock(&self.out);
+        let out = &mut *guard;
+        out.lanes.short(short, &mut out.scratch);
+        self.settle(out);
+    }
+
+    pub(crate) fn peer_is_pressed(&self) {
+        let mut guard = lock(&self.out);
+        let out = &mut *guard;
+        out.lanes.spare(&mut out.scratch);
+        self.settle(out);
     }
 
     fn broken(&self, violation: Violation) -> Code {
@@ -659,11 +820,13 @@ impl Session {
         if out.carrier.as_ref().is_none_or(|carrier| carrier.id != link) {
             return Err(());
         }
-        match out.large_calls.pop_front() {
-            Some(large) => Ok(Some(large)),
-            None if out.closing => Err(()),
-            None => Ok(None),
+        while let Some(large) = out.large_calls.pop_front() {
+            if large.is_wanted() {
+                return Ok(Some(large));
+            }
+            self.exchange.large_written(large.cost);
         }
+        if out.closing { Err(()) } else { Ok(None) }
     }
 
     /// Throws away what was queued and nobody wants any more.
@@ -682,22 +845,20 @@ impl Session {
 
     // Common parts.
 
-    fn enqueue(&self, out: &mut Out, accepted: Accepted<Item>) {
-        let Accepted { mailbox, number, bulk, item: Item { schema, trace, body }, .. } = accepted;
-        let cost = body.len() as u64 + MESSAGE_COST;
-        let message = MessageFrame { mailbox, number, schema, trace, body };
-        if bulk {
-            out.bodies.push_back(message);
-            if let Some(carrier) = &out.carrier {
-                carrier.signal_body();
-            }
-            return;
+    fn enqueue_bulk(&self, out: &mut Out, message: MessageFrame) {
+        out.bodies.push_back(message);
+        if let Some(carrier) = &out.carrier {
+            carrier.signal_body();
         }
-        let channel = (mailbox % self.lanes as u64) as usize;
+    }
+
+    fn enqueue(&self, out: &mut Out, head: &MessageHead, body: &[u8]) {
+        let channel = (head.mailbox % self.lanes as u64) as usize;
         let buffer = &mut out.channels[channel];
         let was_empty = buffer.bytes.is_empty();
-        put_message(&mut buffer.bytes, &message);
-        buffer.cost += cost;
+        put_message_head(&mut buffer.bytes, head, body.len());
+        buffer.bytes.extend_from_slice(body);
+        buffer.cost += body.len() as u64 + MESSAGE_COST;
         if let Some(carrier) = out.carrier.as_ref().filter(|_| was_empty) {
             carrier.signal(channel);
         }
@@ -711,10 +872,16 @@ impl Session {
         for output in std::mem::take(&mut out.scratch) {
             match output {
                 lanes::Output::Write(accepted) => {
-                    if let Some(done) = out.waiting.remove(&accepted.ticket) {
+                    let Accepted { ticket, mailbox, number, bulk, item: Item { schema, trace, body } } = accepted;
+                    if let Some(done) = out.waiting.remove(&ticket) {
                         let _ = done.send(Ok(()));
                     }
-                    self.enqueue(out, accepted);
+                    let message = MessageHead { mailbox, number, schema, trace };
+                    if bulk {
+                        self.enqueue_bulk(out, message.with(body));
+                    } else {
+                        self.enqueue(out, &message, &body);
+                    }
                 }
                 lanes::Output::Return { mailbox, seq, limit } => {
                     out.returns.insert(mailbox, Control::Return { mailbox, seq, limit });
@@ -722,8 +889,8 @@ impl Session {
                         carrier.signal_control();
                     }
                 }
-                lanes::Output::Need { mailbox, seq, limit, first } => {
-                    out.needs.insert(mailbox, Control::Need { mailbox, seq, limit, first });
+                lanes::Output::Need { mailbox, seq, sent, limit } => {
+                    out.needs.insert(mailbox, Control::Need { mailbox, seq, sent, limit });
                     if let Some(carrier) = &out.carrier {
                         carrier.signal_control();
                     }
@@ -779,6 +946,7 @@ impl Out {
             || !self.needs.is_empty()
             || !self.returns.is_empty()
             || !self.closes.is_empty()
+            || self.short.is_some()
     }
 }
 

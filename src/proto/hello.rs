@@ -51,7 +51,7 @@ pub(crate) struct Local {
     pub(crate) addresses: Vec<std::net::SocketAddr>,
     pub(crate) flags: NodeFlags,
     pub(crate) first_credit: u32,
-    pub(crate) first_lanes: u32,
+    pub(crate) lanes_max: u32,
 }
 
 /// What one side remembers of its sessions with the other.
@@ -73,7 +73,7 @@ pub(crate) struct Peer {
     pub(crate) flags: NodeFlags,
     pub(crate) message_max: u32,
     pub(crate) first_credit: u32,
-    pub(crate) first_lanes: u32,
+    pub(crate) lanes_max: u32,
 }
 
 /// Why a link does not come up.
@@ -186,7 +186,7 @@ impl Handshake {
     }
 
     fn hello(&self, greeting: Greeting) -> Bytes {
-        let Local { id, cluster, message_max, addresses, flags, first_credit, first_lanes } = &self.local;
+        let Local { id, cluster, message_max, addresses, flags, first_credit, lanes_max } = &self.local;
         let proof = self.channel.own_key.proof(&ProofInput {
             exporter: &self.channel.exporter,
             role: self.role,
@@ -210,7 +210,7 @@ impl Handshake {
             ended: greeting.ended,
             seen_ended: greeting.seen_ended,
             first_credit: *first_credit,
-            first_lanes: *first_lanes,
+            lanes_max: *lanes_max,
             mode: Mode::Cookie,
             proof,
         };
@@ -279,7 +279,7 @@ impl Handshake {
             flags: hello.flags,
             message_max: hello.message_max,
             first_credit: hello.first_credit,
-            first_lanes: hello.first_lanes,
+            lanes_max: hello.lanes_max,
         })
     }
 }
@@ -315,7 +315,7 @@ mod tests {
         let [Output::Judge(peer)] = &judged[..] else { panic!("{judged:?}") };
         assert_eq!((&peer.id, peer.fingerprint), (&life("a@h", 5), [0xaa; 32]));
         assert_eq!(peer.greeting, Greeting { known_incarnation: 6, ended: 0, seen_ended: 1 });
-        assert_eq!((peer.message_max, peer.first_credit, peer.first_lanes), (1000, 100, 3));
+        assert_eq!((peer.message_max, peer.first_credit, peer.lanes_max), (1000, 100, 7));
 
         let answered = responder.handle(Input::Judged(Ok(greeting)));
         let [Output::Send(answer)] = &answered[..] else { panic!("{answered:?}") };
@@ -609,7 +609,7 @@ mod tests {
             addresses: vec![],
             flags: NodeFlags::default(),
             first_credit: 100,
-            first_lanes: 3,
+            lanes_max: 7,
         }
     }
 

@@ -95,9 +95,6 @@ impl<'a, Q: Message, R: Message> IntoFuture for Cast<'a, Q, R> {
 impl<Q: Message, R: Message> Cast<'_, Q, R> {
     async fn run(self) -> Result<(), CastError> {
         let Self { rpc: Rpc { shared }, target, method, question, timeout, trace } = self;
-        if !method.is_valid() {
-            return Err(CastError::InvalidName(method.name().to_owned()));
-        }
         let question = content(&question).map_err(|error| CastError::Encode(error.to_string()))?;
         let trace = trace.or_else(|| inherited().trace);
         let method = method.name();

@@ -78,7 +78,7 @@ impl CallContext {
     ///
     /// A handler runs so anyway. A task that it spawns does not inherit this by itself.
     pub fn scope<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
-        SCOPE.scope(Scope::of(&self.call), future)
+        Scope::of(&self.call).run(future)
     }
 }
 
@@ -118,6 +118,11 @@ impl Scope {
         Self { deadline: Some(call.deadline), trace: call.trace }
     }
 
+    /// Runs a future within this call.
+    pub(super) fn run<F: Future>(self, future: F) -> impl Future<Output = F::Output> + use<F> {
+        SCOPE.scope(self, future)
+    }
+
     /// Runs one step of a future within this call.
     pub(super) fn enter<T>(self, step: impl FnOnce() -> T) -> T {
         SCOPE.sync_scope(self, step)
@@ -126,6 +131,15 @@ impl Scope {
     /// The earlier of a deadline and that of the call around.
     pub(crate) fn cap(&self, deadline: Instant) -> Instant {
         self.deadline.map_or(deadline, |inherited| inherited.min(deadline))
+    }
+}
+
+impl Trace {
+    /// Runs a future within this trace: messages and calls that it sends carry it.
+    ///
+    /// A handler runs within the trace of its call anyway. A task that the future spawns does not inherit it.
+    pub fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
+        Scope { trace: Some(self), ..inherited() }.run(future)
     }
 }
 

@@ -1,8 +1,9 @@
 //! The names of methods.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
+
+use crate::key::{Key, KeyError};
 
 /// The name of a method, with the types of its request and its answer.
 ///
@@ -14,32 +15,42 @@ use std::marker::PhantomData;
 ///
 /// const LENGTH: Method<String, u64> = Method::new("text.length");
 /// assert_eq!(LENGTH.name(), "text.length");
+///
+/// let length: Method<String, u64> = Method::parse(format!("text.length.{}", "de"))?;
+/// # Ok::<(), distribute::Error>(())
+/// ```
+///
+/// A constant with a bad name does not compile:
+///
+/// ```compile_fail
+/// # use distribute::Method;
+/// const LENGTH: Method<String, u64> = Method::new("");
 /// ```
 pub struct Method<Q, R> {
-    name: Cow<'static, str>,
+    name: Key,
     types: PhantomData<fn(Q) -> R>,
 }
 
 impl<Q, R> Method<Q, R> {
-    /// A method with a name of 1 to 255 bytes, checked when it is served or called.
+    /// A method with a name of 1 to 255 bytes, without control characters.
+    ///
+    /// # Panics
+    /// When the name breaks these rules; in a constant that is an error of the compiler.
     pub const fn new(name: &'static str) -> Self {
-        Self { name: Cow::Borrowed(name), types: PhantomData }
+        Self { name: Key::new(name), types: PhantomData }
     }
 
-    /// A method whose name is made at run time.
-    pub fn named(name: impl Into<String>) -> Self {
-        Self { name: Cow::Owned(name.into()), types: PhantomData }
+    /// A method whose name is made at run time, of 1 to 255 bytes, without control characters. Clones share the name.
+    ///
+    /// # Errors
+    /// [`KeyError`] says what is wrong with the name.
+    pub fn parse(name: impl Into<String>) -> Result<Self, KeyError> {
+        Ok(Self { name: Key::parse(name.into())?, types: PhantomData })
     }
 
     /// Returns the name.
     pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Whether a method can have this name.
-    pub(super) fn is_valid(&self) -> bool {
-        let name = self.name();
-        !name.is_empty() && name.len() <= crate::wire::TAG_MAX && !name.chars().any(char::is_control)
+        self.name.as_str()
     }
 }
 

@@ -60,9 +60,6 @@ fn register<Q, R>(
     handler: Arc<dyn Handler>,
 ) -> Result<Serving, ServeError> {
     let name = method.name().to_owned();
-    if !method.is_valid() {
-        return Err(ServeError::InvalidName(name));
-    }
     match shared.methods.serve(&name, handler) {
         Some(id) => Ok(Serving { shared: shared.clone(), name, id }),
         None => Err(ServeError::Taken(name)),
@@ -158,13 +155,14 @@ impl Drop for Ending {
 fn open<Q: Message>(reply: &Reply, request: Request) -> Result<(CallContext, Q), Status> {
     let Request { call, term, body } = request;
     let question = inside(reply.shared(), || decode::<Q>(&term.schema, &body)).map_err(|error| match error {
-        DecodeError::Malformed(_) | DecodeError::Trailing(_) => Status::Undecodable,
-        _ => Status::Mismatch,
+        DecodeError::Tag { .. } | DecodeError::Version { .. } | DecodeError::Codec(_) => Status::Mismatch,
+        _ => Status::Undecodable,
     })?;
     Ok((CallContext { call }, question))
 }
 
-/// Where the handler of a stream sends its items. The stream ends with its handler.
+/// Where the handler of a stream sends its items. The stream ends with its handler; a sink that is handed on and lives
+/// longer keeps its place among the handlers.
 pub struct Sink<R> {
     reply: Arc<Reply>,
     items: PhantomData<fn(R)>,

@@ -185,13 +185,13 @@ async fn shutdown_flushes_and_says_goodbye() {
     let mut own = a.mailbox::<u64>();
     let mut events = b.cluster().node_events();
     let there = inbox.address().bind(&a);
-    for n in 0..500 {
+    for n in 0..200 {
         there.send(n).await.unwrap();
     }
     let stopping = Instant::now();
     a.shutdown().await;
-    println!("a shutdown with 500 messages to flush took {:?}", stopping.elapsed());
-    for n in 0..500 {
+    println!("a shutdown with 200 messages to flush took {:?}", stopping.elapsed());
+    for n in 0..200 {
         assert_eq!(inbox.recv_timeout(secs(1)).await, Ok(n));
     }
     assert_eq!(next(&mut events).await, NodeEvent::Up(a.id()));

@@ -3,6 +3,7 @@
 mod call_faults;
 mod calls;
 mod common;
+mod evolution;
 mod faults;
 mod lifecycle;
 mod loopback;

@@ -17,6 +17,7 @@ const FLOORS: &[&[&str]] = &[
         "node",
         "cluster",
         "message",
+        "envelope",
         "messaging",
         "rpc",
         "ask",

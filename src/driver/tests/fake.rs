@@ -14,8 +14,8 @@ use crate::transport::link::{End, Receiver, Sender, StreamError};
 use crate::transport::tls::Tls;
 use crate::transport::{Endpoint, Link};
 use crate::wire::{
-    CONTROL_MAX, CallFrame, CallHead, CallMode, Code, Control, Frame, HELLO_MAX, Hello, MINOR, MessageFrame, Mode,
-    NodeFlags, Schema, Splitter, StreamKind, Term, TermRef, put_message, put_schema,
+    CONTROL_MAX, CallFrame, CallHead, CallMode, Code, Control, Frame, HELLO_MAX, Hello, MINOR, MessageHead, Mode,
+    NodeFlags, Schema, Splitter, StreamKind, Term, TermRef, put_message_head, put_schema,
 };
 
 /// How long to wait for what the node is to do.
@@ -79,7 +79,7 @@ impl Fake {
             ended: 0,
             seen_ended: 0,
             first_credit: 64 << 10,
-            first_lanes: 1024,
+            lanes_max: 16 << 10,
             mode: Mode::Cookie,
             proof: [0; 32],
         };
@@ -310,7 +310,8 @@ pub(super) fn schema_frame(id: u64, schema: &Schema) -> Vec<u8> {
 pub(super) fn message_frame(mailbox: u64, number: u64, schema: u64, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let body = bytes::Bytes::copy_from_slice(body);
-    put_message(&mut bytes, &MessageFrame { mailbox, number, schema, trace: None, body });
+    put_message_head(&mut bytes, &MessageHead { mailbox, number, schema, trace: None }, body.len());
+    bytes.extend_from_slice(&body);
     bytes
 }
 

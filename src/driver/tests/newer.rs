@@ -129,7 +129,7 @@ async fn works_for_a_minute(world: &mut World, fake: &Fake, joined: Joined) {
             }
         };
         let message = timeout(secs(1), message).await.unwrap();
-        assert_eq!((message.mailbox, message.number, &message.body[..]), (1, number, &[9][..]));
+        assert_eq!((message.head.mailbox, message.head.number, &message.body[..]), (1, number, &[9][..]));
         let answering = async {
             let Some(CallFrame { head: CallHead::Call { id, .. }, .. }) = questions.recv().await else {
                 panic!("no question")

@@ -5,6 +5,7 @@ use super::fake::{
     schema_frame,
 };
 use super::*;
+use crate::driver::session::Body;
 use crate::transport::link::Sender;
 use crate::wire::{
     CONTROL_MAX, CallFrame, CallHead, Code, Control, OVERHEAD_MAX, Schema, Status, StreamKind, Term, TermRef,
@@ -209,7 +210,7 @@ async fn nonsense_on_the_control_stream_ends_the_session() {
     let mut world = World::new().await;
     let fake = world.member("x@10.0.0.9:4370");
     let victim = world.victim.pid().serial();
-    let need = |limit, first| control_frame(Control::Need { mailbox: victim, seq: 1, limit, first });
+    let need = |limit| control_frame(Control::Need { mailbox: victim, seq: 1, sent: 0, limit });
     let back = |limit| control_frame(Control::Return { mailbox: victim, seq: 2, limit });
     let attacks = vec![
         breaks("noise", &[&[0x1d; 100]]),
@@ -219,10 +220,15 @@ async fn nonsense_on_the_control_stream_ends_the_session() {
         breaks("a ping that goes on", &[&frame(0x06, &[1, 1])]),
         breaks("a STOP of no code", &[&frame(0x08, &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0])]),
         too_large("a frame over the limit", &[&announced(0x06, CONTROL_MAX as u64 + 1)]),
-        breaks("credit beyond a message", &[&need((16 << 20) + (64 << 10) + 65, true)]),
-        breaks("all credit there is", &[&need(MOST, false)]),
-        breaks("a first credit flag that is none", &[&frame(0x04, &[1, 1, 1, 2])]),
-        breaks("credit given back that it never had", &[&need(1 << 20, true), &back(MOST)]),
+        breaks("credit beyond a message", &[&need((16 << 20) + (32 << 10) + 129)]),
+        breaks("all credit there is", &[&need(MOST)]),
+        breaks(
+            "more sent than asked for",
+            &[&control_frame(Control::Need { mailbox: victim, seq: 1, sent: 2, limit: 1 })],
+        ),
+        breaks("a shortage that is neither", &[&frame(0x0b, &[1, 2])]),
+        breaks("a refusal for no reason", &[&frame(0x0d, &[0, 1])]),
+        breaks("credit given back that it never had", &[&need(1 << 20), &back(MOST)]),
     ];
     for Attack { what, bytes, code, down } in attacks {
         let mut joined = fake.join(&world.a).await;
@@ -270,7 +276,7 @@ async fn a_flood_that_does_not_read_its_refusals_ends_the_session() {
                 let frames = (at..at + 1000).flat_map(|n| match what {
                     "messages to nobody" => message_frame(n, 0, 0, &[]),
                     "calls of nothing" => call(n, "nothing", MOST),
-                    _ => control_frame(Control::Need { mailbox: n, seq: 1, limit: 1 << 20, first: false }),
+                    _ => control_frame(Control::Need { mailbox: n, seq: 1, sent: 0, limit: 1 << 20 }),
                 });
                 let frames: Vec<u8> = frames.collect();
                 at += 1000;
@@ -455,7 +461,7 @@ async fn the_peers_reason_is_the_reason() {
         let session = world.a.shared().session(fake.name()).unwrap();
         let number = session.declare(&number_schema());
         for mailbox in 0..400 {
-            let _ = session.offer(mailbox, number.unwrap(), vec![0; 60_000].into(), false);
+            let _ = session.offer(mailbox, number.unwrap(), None, Body::Borrowed(&[0; 60_000]), false);
             sleep(Duration::from_millis(20)).await;
         }
         joined.link.close_as(code.0.into(), b"");

@@ -681,6 +681,6 @@ fn peer(id: &NodeId, key: u8, greeting: Greeting) -> Box<Peer> {
         flags: NodeFlags::default(),
         message_max: 1,
         first_credit: 1,
-        first_lanes: 1,
+        lanes_max: 1,
     })
 }
