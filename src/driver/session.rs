@@ -817,11 +817,13 @@ impl Session {
         if out.carrier.as_ref().is_none_or(|carrier| carrier.id != link) {
             return Err(());
         }
-        match out.large_calls.pop_front() {
-            Some(large) => Ok(Some(large)),
-            None if out.closing => Err(()),
-            None => Ok(None),
+        while let Some(large) = out.large_calls.pop_front() {
+            if large.is_wanted() {
+                return Ok(Some(large));
+            }
+            self.exchange.large_written(large.cost);
         }
+        if out.closing { Err(()) } else { Ok(None) }
     }
 
     /// Throws away what was queued and nobody wants any more.

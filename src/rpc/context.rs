@@ -78,7 +78,7 @@ impl CallContext {
     ///
     /// A handler runs so anyway. A task that it spawns does not inherit this by itself.
     pub fn scope<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
-        SCOPE.scope(Scope::of(&self.call), future)
+        Scope::of(&self.call).run(future)
     }
 }
 
@@ -116,6 +116,11 @@ pub(crate) struct Scope {
 impl Scope {
     pub(super) fn of(call: &CallState) -> Self {
         Self { deadline: Some(call.deadline), trace: call.trace }
+    }
+
+    /// Runs a future within this call.
+    pub(super) fn run<F: Future>(self, future: F) -> impl Future<Output = F::Output> + use<F> {
+        SCOPE.scope(self, future)
     }
 
     /// Runs one step of a future within this call.

@@ -161,7 +161,8 @@ fn open<Q: Message>(reply: &Reply, request: Request) -> Result<(CallContext, Q),
     Ok((CallContext { call }, question))
 }
 
-/// Where the handler of a stream sends its items. The stream ends with its handler.
+/// Where the handler of a stream sends its items. The stream ends with its handler; a sink that is handed on and lives
+/// longer keeps its place among the handlers.
 pub struct Sink<R> {
     reply: Arc<Reply>,
     items: PhantomData<fn(R)>,
