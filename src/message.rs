@@ -233,6 +233,12 @@ pub(crate) fn body<M: Message>(message: &M) -> Result<Bytes, EncodeError> {
 
 /// Reads a body after checking that it is this type's.
 pub(crate) fn decode<M: Message>(schema: &Schema, body: &Bytes) -> Result<M, DecodeError> {
+    check::<M>(schema)?;
+    M::decode(body, schema.version)
+}
+
+/// Checks that bodies of a schema are this type's, and can be read.
+pub(crate) fn check<M: Message>(schema: &Schema) -> Result<(), DecodeError> {
     let own = known_schema::<M>();
     if schema.tag != own.tag {
         return Err(DecodeError::Tag { expected: own.tag.clone(), got: schema.tag.clone() });
@@ -243,7 +249,7 @@ pub(crate) fn decode<M: Message>(schema: &Schema, body: &Bytes) -> Result<M, Dec
     if schema.version > own.version && schema.readable_since > own.version {
         return Err(DecodeError::Version { expected: own.version, got: schema.version });
     }
-    M::decode(body, schema.version)
+    Ok(())
 }
 
 macro_rules! plain_messages {

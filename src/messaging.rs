@@ -23,18 +23,20 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::codec::DecodeError;
+use crate::codec::{self, DecodeError};
+use crate::driver::delivery::{Letter, cost};
 use crate::driver::mailboxes::{Entry, LocalRefused, Queue, RefusedMessage};
-use crate::driver::session::{Body, Letter, Refused, Session, Taken};
+use crate::driver::session::{Body, Refused, Session, Taken};
 use crate::driver::{Shared, lock};
 use crate::error::{ConnectError, Effect, RecvError, SendError};
 use crate::id::{NodeId, Pid};
-use crate::message::{Message, decode, schema};
+use crate::message::{Message, check, schema};
 use crate::rpc::inherited;
 use crate::trace::Trace;
-use crate::wire::Unreadable;
+use crate::wire::{Schema, Unreadable};
 
 impl<M: Message> Message for Address<M> {
     const TAG: &'static str = "address";
@@ -74,6 +76,10 @@ pub struct Mailbox<M: Message> {
     shared: Arc<Shared>,
     /// Taken from the queue at one time, to be read without its lock.
     taken: VecDeque<Entry<M>>,
+    /// The one that is being read.
+    letter: Option<Letter>,
+    /// A type whose messages can be read here.
+    readable: Option<Arc<Schema>>,
     owed: Owed,
     refused: u64,
 }
@@ -91,7 +97,16 @@ struct Owed {
 impl<M: Message> Mailbox<M> {
     pub(crate) fn open(shared: &Arc<Shared>) -> Self {
         let (serial, queue) = shared.mailboxes.open(shared.config.mailbox_local);
-        Self { serial, queue, shared: shared.clone(), taken: VecDeque::new(), owed: Owed::default(), refused: 0 }
+        Self {
+            serial,
+            queue,
+            shared: shared.clone(),
+            taken: VecDeque::new(),
+            letter: None,
+            readable: None,
+            owed: Owed::default(),
+            refused: 0,
+        }
     }
 
     /// Returns the mailbox's identity.
@@ -161,7 +176,7 @@ impl<M: Message> Mailbox<M> {
     fn poll_read<T>(
         &mut self,
         context: &mut Context<'_>,
-        open: impl Fn(&mut Self, Entry<M>) -> Option<T>,
+        open: impl Fn(&mut Self, Opened<'_, M>) -> Option<T>,
     ) -> Poll<Option<T>> {
         loop {
             if let Some(message) = self.read(&open) {
@@ -174,30 +189,40 @@ impl<M: Message> Mailbox<M> {
     }
 
     /// The next readable message of those taken.
-    fn read<T>(&mut self, open: impl Fn(&mut Self, Entry<M>) -> Option<T>) -> Option<T> {
-        while let Some(entry) = self.taken.pop_front() {
-            self.owe(&entry);
-            if let Some(message) = open(self, entry) {
-                return Some(message);
+    fn read<T>(&mut self, open: impl Fn(&mut Self, Opened<'_, M>) -> Option<T>) -> Option<T> {
+        loop {
+            if let Some(mut letter) = self.letter.take() {
+                while let Some(body) = letter.next() {
+                    self.owe(&letter, body.len());
+                    let message = open(self, Opened::Body(&letter, body));
+                    if message.is_some() {
+                        self.letter = Some(letter).filter(|letter| !letter.is_read());
+                        return message;
+                    }
+                }
+            }
+            match self.taken.pop_front()? {
+                Entry::Letter(letter) => self.letter = Some(letter),
+                Entry::Local { message, trace } => {
+                    self.owed.messages += 1;
+                    if self.taken.is_empty() || self.owed.messages >= OWED_MESSAGES {
+                        self.pay();
+                    }
+                    return open(self, Opened::Local(message, trace));
+                }
             }
         }
-        None
     }
 
-    /// Gives room and credit back: a good piece at a time, and all with the last message that is there, so that nobody
-    /// waits for what was read.
-    fn owe(&mut self, entry: &Entry<M>) {
-        match entry {
-            Entry::Local { .. } => self.owed.messages += 1,
-            Entry::Letter(letter) => {
-                if self.owed.to.as_ref().is_none_or(|to| !Arc::ptr_eq(to, &letter.from)) {
-                    self.pay();
-                    self.owed.to = Some(letter.from.clone());
-                }
-                self.owed.cost += letter.cost();
-            }
+    /// Gives credit back: a good piece at a time, and all with the last message that is there, so that nobody waits for
+    /// what was read.
+    fn owe(&mut self, letter: &Letter, body: usize) {
+        if self.owed.to.as_ref().is_none_or(|to| !Arc::ptr_eq(to, &letter.from)) {
+            self.pay();
+            self.owed.to = Some(letter.from.clone());
         }
-        if self.taken.is_empty() || self.owed.messages >= OWED_MESSAGES || self.owed.cost >= OWED_COST {
+        self.owed.cost += cost(body);
+        if self.owed.cost >= OWED_COST || (letter.is_read() && self.taken.is_empty()) {
             self.pay();
         }
     }
@@ -212,29 +237,38 @@ impl<M: Message> Mailbox<M> {
         }
     }
 
-    fn message(&mut self, entry: Entry<M>) -> Option<M> {
-        match entry {
-            Entry::Local { message, .. } => Some(message),
-            Entry::Letter(letter) => self.decode(&letter),
+    fn message(&mut self, opened: Opened<'_, M>) -> Option<M> {
+        match opened {
+            Opened::Local(message, _) => Some(message),
+            Opened::Body(letter, body) => self.decode(letter, body),
         }
     }
 
-    fn received(&mut self, entry: Entry<M>) -> Option<Received<M>> {
-        match entry {
-            Entry::Local { message, trace } => {
-                Some(Received { message, from: self.shared.id(), trace: trace.map(|trace| *trace) })
+    fn received(&mut self, opened: Opened<'_, M>) -> Option<Received<M>> {
+        let (message, from, trace) = match opened {
+            Opened::Local(message, trace) => (message, self.shared.id(), trace.map(|trace| *trace)),
+            Opened::Body(letter, body) => {
+                (self.decode(letter, body)?, letter.from.peer.clone(), letter.trace.as_deref().copied())
             }
-            Entry::Letter(letter) => {
-                let message = self.decode(&letter)?;
-                Some(Received { message, from: letter.from.peer.clone(), trace: letter.trace.map(|trace| *trace) })
-            }
-        }
+        };
+        Some(Received { message, from, trace })
     }
 
-    fn decode(&mut self, letter: &Letter) -> Option<M> {
-        let Letter { schema, body, from, .. } = letter;
-        let error = match inside(&self.shared, || decode(schema, body)) {
-            Ok(message) => return Some(message),
+    fn decode(&mut self, letter: &Letter, body: Bytes) -> Option<M> {
+        let Letter { schema, from, .. } = letter;
+        // Whoever keeps the bytes is not to keep the whole run.
+        let body = if letter.is_run() && schema.codec == codec::RAW { Bytes::copy_from_slice(&body) } else { body };
+        // Types of one sender are compared once, not with each message.
+        let is_known = self.readable.as_ref().is_some_and(|readable| Arc::ptr_eq(readable, schema));
+        let decoded = if is_known { Ok(()) } else { check::<M>(schema) }
+            .and_then(|()| inside(&self.shared, || M::decode(&body, schema.version)));
+        let error = match decoded {
+            Ok(message) => {
+                if !is_known {
+                    self.readable = Some(schema.clone());
+                }
+                return Some(message);
+            }
             Err(error) => error,
         };
         self.refused += 1;
@@ -255,6 +289,12 @@ impl<M: Message> Mailbox<M> {
         }
         None
     }
+}
+
+/// A message about to be read.
+enum Opened<'a, M> {
+    Local(M, Option<Box<Trace>>),
+    Body(&'a Letter, Bytes),
 }
 
 /// After so many read messages of this node, or so much read of a peer, senders are told that there is room.
@@ -421,7 +461,8 @@ impl<M: Message> Address<M> {
     #[doc(alias = "!")]
     pub async fn send(&self, message: M) -> Result<(), SendError> {
         let shared = self.shared.as_ref().ok_or(SendError::Unbound)?;
-        if shared.is_own(self.node()) {
+        // An address that has sent in a session is of another node: no need to look.
+        if lock(&self.sent_in).is_none() && shared.is_own(self.node()) {
             return match self.local(shared)?.push(message, inherited().trace).await {
                 Ok(()) => Ok(()),
                 Err(LocalRefused::Full(_) | LocalRefused::Closed(_)) => Err(self.closed(shared)),

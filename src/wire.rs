@@ -316,6 +316,10 @@ pub(crate) struct MessageHead {
 }
 
 impl MessageHead {
+    fn take(body: &mut impl Buf) -> Result<Self, WireError> {
+        Ok(Self { mailbox: take_varint(body)?, number: take_varint(body)?, schema: take_varint(body)?, trace: None })
+    }
+
     pub(crate) fn with(self, body: Bytes) -> MessageFrame {
         MessageFrame { head: self, body }
     }
@@ -358,12 +362,10 @@ impl LaneFrame {
                 Ok(Some(Self::Schema { id, schema }))
             }
             MESSAGE | TRACED_MESSAGE => {
-                let head = MessageHead {
-                    mailbox: take_varint(&mut body)?,
-                    number: take_varint(&mut body)?,
-                    schema: take_varint(&mut body)?,
-                    trace: if frame.kind == TRACED_MESSAGE { Some(Trace(take_array(&mut body)?)) } else { None },
-                };
+                let mut head = MessageHead::take(&mut body)?;
+                if frame.kind == TRACED_MESSAGE {
+                    head.trace = Some(Trace(take_array(&mut body)?));
+                }
                 Ok(Some(Self::Message(head.with(body))))
             }
             kind => skip(kind),
@@ -851,18 +853,21 @@ pub(crate) struct Splitter {
     /// A frame that began in an earlier chunk.
     begun: BytesMut,
     chunk: Bytes,
+    /// Bytes at the beginning of the chunk that were given out by reference.
+    lent: usize,
     max: usize,
 }
 
 impl Splitter {
     /// A splitter that refuses bodies of more than `max` bytes.
     pub(crate) fn new(max: usize) -> Self {
-        Self { begun: BytesMut::new(), chunk: Bytes::new(), max }
+        Self { begun: BytesMut::new(), chunk: Bytes::new(), lent: 0, max }
     }
 
     /// Adds what arrived. Take all frames out before the next chunk.
     pub(crate) fn push(&mut self, chunk: Bytes) {
-        debug_assert!(self.chunk.is_empty(), "all frames are taken before the next chunk");
+        debug_assert!(self.chunk.len() == self.lent, "all frames are taken before the next chunk");
+        self.lent = 0;
         self.chunk = chunk;
     }
 
@@ -879,8 +884,23 @@ impl Splitter {
         }
     }
 
+    /// The next frame, if it is a message without a trace whose body is below `max`, and is whole in the chunk: for these
+    /// nothing is allocated or counted.
+    pub(crate) fn next_small_message(&mut self, max: usize) -> Result<Option<(MessageHead, &[u8])>, WireError> {
+        self.chunk.advance(std::mem::take(&mut self.lent));
+        if !self.begun.is_empty() || self.chunk.first() != Some(&MESSAGE) {
+            return Ok(None);
+        }
+        let Some((_, head, len)) = self.head(&self.chunk)? else { return Ok(None) };
+        let Some(mut body) = self.chunk.get(head..head + len).filter(|_| len < max) else { return Ok(None) };
+        self.lent = head + len;
+        let message = MessageHead::take(&mut body)?;
+        Ok(Some((message, body)))
+    }
+
     /// Returns the next whole frame, or `None` until more arrives.
     pub(crate) fn next_frame(&mut self) -> Result<Option<Frame>, WireError> {
+        self.chunk.advance(std::mem::take(&mut self.lent));
         if self.begun.is_empty() {
             let Some((kind, head, len)) = self.head(&self.chunk)? else {
                 self.begun.extend_from_slice(&self.chunk);
@@ -970,8 +990,8 @@ fn peek_varint(bytes: &[u8]) -> Option<(u64, usize)> {
     Some((value, len))
 }
 
-fn take_varint(body: &mut Bytes) -> Result<u64, WireError> {
-    let (value, len) = peek_varint(body).ok_or(WireError::Short)?;
+fn take_varint(body: &mut impl Buf) -> Result<u64, WireError> {
+    let (value, len) = peek_varint(body.chunk()).ok_or(WireError::Short)?;
     body.advance(len);
     Ok(value)
 }

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::delivery::{COPY_BELOW, Delivery};
 use super::exchange::{Heard, LargeCall};
 use super::session::{OwnStream, Session, Take, wire_code};
 use super::{Command, Shared, lock};
@@ -759,20 +760,23 @@ impl Reader {
             }
             StreamKind::Lane | StreamKind::Body => {
                 let session = self.carrier.session.clone();
-                session.receive(std::iter::from_fn(|| {
-                    loop {
-                        let frame = match self.next_frame() {
-                            Ok(frame) => frame?,
-                            Err(code) => return Some(Err(code)),
-                        };
-                        // One that may be skipped is.
-                        if let Some(frame) = LaneFrame::decode(frame).map_err(wire_code).transpose() {
-                            return Some(frame);
-                        }
-                    }
-                }))
+                let mut delivery = session.deliver()?;
+                let delivered = self.deliver(&mut delivery);
+                delivery.finish().and(delivered)
             }
             StreamKind::Calls | StreamKind::LargeCall => self.handle_calls(kind),
+        }
+    }
+
+    fn deliver(&mut self, delivery: &mut Delivery<'_>) -> Result<(), Code> {
+        loop {
+            while let Some((head, body)) = self.splitter.next_small_message(COPY_BELOW).map_err(wire_code)? {
+                delivery.small(head, body)?;
+            }
+            let Some(frame) = self.next_frame()? else { return Ok(()) };
+            if let Some(frame) = LaneFrame::decode(frame).map_err(wire_code)? {
+                delivery.frame(frame)?;
+            }
         }
     }
 

@@ -8,8 +8,8 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::sync::{Semaphore, TryAcquireError};
 
+use super::delivery::Letter;
 use super::lock;
-use super::session::Letter;
 use crate::codec::DecodeError;
 use crate::id::{BySerial, NodeId, Pid};
 use crate::trace::Trace;
@@ -123,7 +123,7 @@ struct State<T> {
 pub(crate) enum Entry<T> {
     /// From this node, as a value.
     Local { message: T, trace: Option<Box<Trace>> },
-    /// From a peer, as bytes.
+    /// From a peer, as bytes; one or more.
     Letter(Letter),
 }
 

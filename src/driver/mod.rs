@@ -8,6 +8,7 @@ pub(crate) mod asks;
 pub(crate) mod calls;
 pub(crate) mod carrier;
 pub(crate) mod counters;
+pub(crate) mod delivery;
 pub(crate) mod events;
 pub(crate) mod exchange;
 pub(crate) mod mailboxes;

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::carrier::Carrier;
+use super::delivery::{Letter, Run};
 use super::exchange::{Exchange, LargeCall, Terms};
-use super::mailboxes::Inbox;
 use super::{PoolChange, Shared, lock};
 use crate::config::Config;
 use crate::error::DownReason;
@@ -23,34 +23,15 @@ use crate::proto::lanes::{
 };
 use crate::proto::links::{LinkId, SessionId};
 use crate::wire::{
-    Code, Control, LaneFrame, MessageFrame, MessageHead, NodeFlags, OVERHEAD_MAX, Schema, Trace, Unreadable, WireError,
+    Code, Control, MessageFrame, MessageHead, NodeFlags, OVERHEAD_MAX, Schema, Trace, Unreadable, WireError,
     put_message_head, put_schema,
 };
 
 /// How many kinds of message one side may declare in one session.
-const SCHEMAS_MAX: u64 = 4096;
+pub(super) const SCHEMAS_MAX: u64 = 4096;
 
 /// How many mailboxes that do not exist a peer may name faster than it reads that they do not.
 const CLOSES_MAX: usize = 64 * 1024;
-
-/// Below this, a received body is copied out: a slice would pin the whole buffer that it arrived in.
-const COPY_BELOW: usize = 4096;
-
-/// A message that has arrived, and where it came from.
-#[derive(Debug)]
-pub(crate) struct Letter {
-    pub(crate) schema: Arc<Schema>,
-    pub(crate) trace: Option<Box<Trace>>,
-    pub(crate) body: Bytes,
-    pub(crate) from: Arc<Session>,
-}
-
-impl Letter {
-    /// What it takes of its sender's credit.
-    pub(crate) fn cost(&self) -> u64 {
-        self.body.len() as u64 + MESSAGE_COST
-    }
-}
 
 /// A body on its way out.
 #[derive(Clone, Debug)]
@@ -151,14 +132,14 @@ pub(crate) struct Session {
     pub(crate) message_max: usize,
     /// Messages of this side that the peer could not read.
     pub(crate) refusals: Refusals,
-    shared: std::sync::Weak<Shared>,
+    pub(super) shared: std::sync::Weak<Shared>,
     /// The node's, of which lanes have what they hold beyond their first windows. Locked after `inn`.
     pool: Arc<Mutex<Pool>>,
     bulk_from: usize,
     lanes: usize,
     call_streams: usize,
     out: Mutex<Out>,
-    inn: Mutex<In>,
+    pub(super) inn: Mutex<In>,
     pub(super) exchange: Exchange,
     /// What frames that have begun and are not complete may take, over all links.
     assembly: Arc<Semaphore>,
@@ -200,14 +181,16 @@ struct Buffer {
     cost: u64,
 }
 
-struct In {
-    lanes: Inbound<Letter>,
+pub(super) struct In {
+    pub(super) lanes: Inbound<Letter>,
     /// By their numbers, which the peer counts up.
-    schemas: Vec<Option<Arc<Schema>>>,
-    ready: Vec<Letter>,
+    pub(super) schemas: Vec<Option<Arc<Schema>>>,
+    pub(super) ready: Vec<Letter>,
+    /// What a delivery gathers; empty between two.
+    pub(super) run: Run,
     /// How many messages had been delivered when the last link ended and one was missing.
     gap_at: Option<u64>,
-    ended: bool,
+    pub(super) ended: bool,
 }
 
 /// What a writer got.
@@ -287,6 +270,7 @@ impl Session {
                 lanes: Inbound::new(id.0, limits),
                 schemas: Vec::new(),
                 ready: Vec::new(),
+                run: Run::default(),
                 gap_at: None,
                 ended: false,
             }),
@@ -548,81 +532,8 @@ impl Session {
 
     // What links do: receiving.
 
-    /// Delivers the messages of one read, in order.
-    pub(crate) fn receive(self: &Arc<Self>, frames: impl Iterator<Item = Result<LaneFrame, Code>>) -> Result<(), Code> {
-        let shared = self.shared.upgrade().ok_or(Code::SHUTDOWN)?;
-        let mut closes = Vec::new();
-        let mut guard = lock(&self.inn);
-        let inn = &mut *guard;
-        if inn.ended {
-            // Whoever ended the session closes the link.
-            return Err(Code::STALE_LINK);
-        }
-        // Messages to one mailbox often come in a row, and are delivered together.
-        let mut to: Option<(u64, Arc<dyn Inbox>)> = None;
-        let received = self.receive_frames(&shared, inn, frames, &mut to, &mut closes);
-        // What came before a frame that is wrong is delivered all the same.
-        if let Some((_, inbox)) = to {
-            inbox.deliver(&mut inn.ready);
-        }
-        drop(guard);
-        received?;
-        if closes.is_empty() { Ok(()) } else { self.refuse_mailboxes(&closes) }
-    }
-
-    fn receive_frames(
-        self: &Arc<Self>,
-        shared: &Shared,
-        inn: &mut In,
-        frames: impl Iterator<Item = Result<LaneFrame, Code>>,
-        to: &mut Option<(u64, Arc<dyn Inbox>)>,
-        closes: &mut Vec<u64>,
-    ) -> Result<(), Code> {
-        for frame in frames {
-            match frame? {
-                LaneFrame::Schema { id, schema } => {
-                    if id >= SCHEMAS_MAX {
-                        return Err(Code::LIMIT);
-                    }
-                    let id = id as usize;
-                    inn.schemas.resize(inn.schemas.len().max(id + 1), None);
-                    let known = inn.schemas[id].get_or_insert_with(|| Arc::new(schema.clone()));
-                    if **known != schema {
-                        return Err(Code::PROTOCOL);
-                    }
-                }
-                LaneFrame::Message(message) => {
-                    let MessageFrame { head: MessageHead { mailbox, number, schema, trace }, body } = message;
-                    let known = usize::try_from(schema).ok().and_then(|id| inn.schemas.get(id)?.as_ref());
-                    let schema = known.ok_or(Code::PROTOCOL)?.clone();
-                    if body.len() > shared.config.message_max {
-                        return Err(Code::FRAME_TOO_LARGE);
-                    }
-                    if to.as_ref().is_none_or(|(open, _)| *open != mailbox) {
-                        if let Some((_, inbox)) = to.take() {
-                            inbox.deliver(&mut inn.ready);
-                        }
-                        *to = shared.mailboxes.inbox(mailbox).map(|inbox| (mailbox, inbox));
-                    }
-                    if to.is_none() {
-                        if inn.lanes.refuse(mailbox) {
-                            closes.push(mailbox);
-                        }
-                        continue;
-                    }
-                    let body = if body.len() < COPY_BELOW { Bytes::copy_from_slice(&body) } else { body };
-                    let size = body.len();
-                    let letter = Letter { schema, trace: trace.map(Box::new), body, from: self.clone() };
-                    let received = inn.lanes.receive(mailbox, number, size, letter, &mut inn.ready);
-                    received.map_err(|violation| self.broken(violation))?;
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Tells the peer that these mailboxes do not exist.
-    fn refuse_mailboxes(&self, mailboxes: &[u64]) -> Result<(), Code> {
+    pub(super) fn refuse_mailboxes(&self, mailboxes: &[u64]) -> Result<(), Code> {
         let mut unread = 0;
         self.push_control(|out| {
             out.closes.extend(mailboxes);
@@ -746,7 +657,7 @@ impl Session {
         self.settle(out);
     }
 
-    fn broken(&self, violation: Violation) -> Code {
+    pub(super) fn broken(&self, violation: Violation) -> Code {
         tracing::warn!(peer = %self.peer, %violation, "the peer breaks the rules of the lanes");
         Code::PROTOCOL
     }

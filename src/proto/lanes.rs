@@ -27,7 +27,7 @@ mod tests;
 
 use std::collections::{HashSet, VecDeque};
 
-pub(crate) use self::inbound::{Inbound, InboundLimits, Pool};
+pub(crate) use self::inbound::{Arrived, Inbound, InboundLimits, Pool};
 pub(crate) use self::outbound::{Accepted, Offer, Offered, Outbound, Output, Ticket};
 
 /// What a message costs beside its body, in bytes: its place in a queue that may be half empty, and its allocation. It

@@ -113,7 +113,7 @@ pub(crate) struct Inbound<T> {
 struct RecvLane<T> {
     next: u64,
     /// What came early: behind a message that is still on its way on another stream or link.
-    early: BTreeMap<u64, T>,
+    early: BTreeMap<u64, (u64, T)>,
     received: u64,
     consumed: u64,
     limit: u64,
@@ -163,6 +163,18 @@ impl<T> RecvLane<T> {
     }
 }
 
+/// Messages that have arrived together, numbered in a row.
+#[derive(Clone, Debug)]
+pub(crate) struct Arrived<T> {
+    pub(crate) mailbox: u64,
+    /// Of the first.
+    pub(crate) number: u64,
+    pub(crate) messages: u64,
+    /// Of all of them: their bodies, and [`MESSAGE_COST`] each.
+    pub(crate) cost: u64,
+    pub(crate) item: T,
+}
+
 /// What an ended session leaves behind: a side that takes nothing.
 const NOTHING: InboundLimits =
     InboundLimits { window: 0, window_max: 0, lanes_max: 0, message_max: 0, windows_max: 0, large_max: 0 };
@@ -183,41 +195,37 @@ impl<T> Inbound<T> {
         }
     }
 
-    /// Takes a message of an open mailbox, and appends to `ready` what can be delivered, in order.
+    /// Takes messages of an open mailbox, and appends to `ready` what can be delivered, in order.
     ///
     /// # Errors
     /// A [`Violation`] ends the session.
-    pub(crate) fn receive(
-        &mut self,
-        mailbox: u64,
-        number: u64,
-        body: usize,
-        item: T,
-        ready: &mut Vec<T>,
-    ) -> Result<(), Violation> {
+    pub(crate) fn receive(&mut self, arrived: Arrived<T>, ready: &mut Vec<T>) -> Result<(), Violation> {
+        let Arrived { mailbox, number, messages, cost, item } = arrived;
         let is_full = self.lanes.len() >= self.limits.lanes_max;
         let lane = match self.lanes.entry(mailbox) {
             Entry::Occupied(lane) => lane.into_mut(),
             Entry::Vacant(_) if is_full => return Err(Violation::Lanes),
             Entry::Vacant(place) => place.insert(RecvLane::new(self.limits.window)),
         };
-        let received = lane.received + body as u64 + MESSAGE_COST;
+        let received = lane.received + cost;
         if received > lane.limit {
             return Err(Violation::Credit);
         }
-        if number < lane.next || lane.early.contains_key(&number) {
+        let end = number + messages;
+        let before = lane.early.range(..end).next_back();
+        if number < lane.next || before.is_some_and(|(first, (messages, _))| first + messages > number) {
             return Err(Violation::Repeated);
         }
         lane.received = received;
         if number > lane.next {
-            lane.early.insert(number, item);
+            lane.early.insert(number, (messages, item));
             return Ok(());
         }
         let before = lane.next;
-        lane.next += 1;
+        lane.next = end;
         ready.push(item);
-        while let Some(item) = lane.early.remove(&lane.next) {
-            lane.next += 1;
+        while let Some((messages, item)) = lane.early.remove(&lane.next) {
+            lane.next += messages;
             ready.push(item);
         }
         self.delivered += lane.next - before;

@@ -181,7 +181,13 @@ impl Receiver {
     }
 
     fn receive(&mut self, mailbox: u64, number: u64, body: usize) -> Result<(), Violation> {
-        self.lanes.receive(mailbox, number, body, body, &mut self.ready)
+        self.receive_run(mailbox, number, 1, body)
+    }
+
+    /// So many messages in a row, of that size each.
+    fn receive_run(&mut self, mailbox: u64, number: u64, messages: u64, body: usize) -> Result<(), Violation> {
+        let cost = messages * (body as u64 + MESSAGE_COST);
+        self.lanes.receive(Arrived { mailbox, number, messages, cost, item: body }, &mut self.ready)
     }
 
     /// Asks when all that was sent has arrived.
@@ -213,6 +219,23 @@ fn what_breaks_the_rules_is_a_violation() {
     }
     assert_eq!(side.receive(99, 0, 1), Err(Violation::Lanes));
     assert_eq!(side.need(99, 1, 1), Err(Violation::Lanes));
+}
+
+/// Messages that come in a row are taken together, in their order, and none of them twice.
+#[test]
+fn runs_keep_their_order_and_do_not_overlap() {
+    let mut side = Receiver::new(LIMITS);
+    assert_eq!(side.receive_run(1, 2, 2, 1), Ok(()), "early");
+    for (number, messages) in [(1, 2), (2, 1), (3, 1), (3, 3), (0, 3), (0, 5)] {
+        assert_eq!(side.receive_run(1, number, messages, 1), Err(Violation::Repeated), "{number}, {messages}");
+    }
+    assert!(side.ready.is_empty());
+    assert_eq!(side.receive_run(1, 0, 2, 2), Ok(()));
+    assert_eq!(side.ready, [2, 1]);
+    assert_eq!(side.lanes.delivered(), 4);
+    assert_eq!(side.receive_run(1, 3, 2, 1), Err(Violation::Repeated));
+    assert_eq!(side.receive_run(1, 4, 1, 3), Ok(()));
+    assert_eq!(side.ready, [2, 1, 3]);
 }
 
 #[test]
@@ -585,7 +608,8 @@ impl Pair {
                 }
                 let mut ready = Vec::new();
                 let Accepted { mailbox, number, item, .. } = message;
-                receiver.receive(mailbox, number, body, item, &mut ready).unwrap();
+                let cost = body as u64 + MESSAGE_COST;
+                receiver.receive(Arrived { mailbox, number, messages: 1, cost, item }, &mut ready).unwrap();
                 for (mailbox, id) in ready {
                     self.delivered.entry(mailbox).or_default().push(id);
                     self.queues.entry(mailbox).or_default().push_back(self.bodies[&id]);
