@@ -929,6 +929,10 @@ impl Splitter {
                 return Ok(None);
             }
             let part = self.chunk.split_to(missing.min(self.chunk.len()));
+            if self.begun.capacity() < self.begun.len() + part.len() {
+                // By what has come, not by what was announced; in few steps, because each copies.
+                self.begun.reserve(missing.min(4 * (self.begun.len() + part.len())));
+            }
             self.begun.extend_from_slice(&part);
         }
     }
