@@ -439,8 +439,10 @@ impl<T> Inbound<T> {
             }
             return grant;
         }
-        // In addition to the window, so that a small message behind it need not wait until it is read.
-        let (windowed, large) = (lane.windowed, lane.asked - lane.sent);
+        // In addition to the window, so that a small message behind it need not wait until it is read. One message, whatever
+        // the peer says it had sent: it may have sent more since, or say less than it had.
+        let large = (lane.asked - lane.sent).min(self.limits.message_max + MESSAGE_COST);
+        let windowed = lane.windowed;
         lane.limit = window + large;
         let grant = Grant { mailbox, seq: lane.seq, limit: lane.limit };
         self.hold(mailbox, windowed, large, pool);

@@ -329,6 +329,21 @@ fn large_messages_share_a_budget_and_wait_in_turn() {
     assert_eq!(side.lanes.shortage(&side.pool), Some(Short { seq: 2, on: false }));
 }
 
+/// A peer that says it had sent less than it had is not granted what it has sent long ago.
+#[test]
+fn what_was_sent_before_is_no_part_of_a_large_message() {
+    let mut side = Receiver::new(LIMITS);
+    for number in 0..1000 {
+        assert_eq!(side.receive(1, number, 500), Ok(()));
+        side.consumed(1, 500);
+    }
+    let consumed = 1000 * (500 + MESSAGE_COST);
+    let one = LIMITS.message_max + MESSAGE_COST;
+    let granted = side.lanes.need(1, 1, 0, consumed + one, &mut side.pool).unwrap().unwrap().limit;
+    assert!(granted <= consumed + LIMITS.window_max + one, "{} bytes are granted", granted - consumed);
+    side.lanes.check();
+}
+
 /// One session's large messages keep another's waiting, until they are read; an ended session keeps nobody waiting.
 #[test]
 fn sessions_share_the_pool() {
