@@ -457,6 +457,11 @@ impl<T> Inbound<T> {
         self.lanes.values().map(|lane| lane.received - lane.consumed).sum()
     }
 
+    /// What it has out of the budgets, in bytes.
+    pub(super) fn used(&self) -> u64 {
+        self.windows.used + self.large.used
+    }
+
     pub(super) fn received(&self, mailbox: u64) -> u64 {
         self.lanes.get(&mailbox).map_or(0, |lane| lane.received)
     }
