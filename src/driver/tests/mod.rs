@@ -8,6 +8,7 @@ mod fake;
 mod flood;
 mod greeting;
 mod lives;
+mod memory;
 mod newer;
 mod strangers;
 mod streams;

@@ -447,8 +447,10 @@ impl<T> Inbound<T> {
             }
             return grant;
         }
-        // In addition to the window, so that a small message behind it need not wait until it is read.
-        let (windowed, large) = (lane.windowed, lane.asked - lane.sent);
+        // In addition to the window, so that a small message behind it need not wait until it is read. One message, whatever
+        // the peer says it had sent: it may have sent more since, or say less than it had.
+        let large = (lane.asked - lane.sent).min(self.limits.message_max + MESSAGE_COST);
+        let windowed = lane.windowed;
         lane.limit = window + large;
         let grant = Grant { mailbox, seq: lane.seq, limit: lane.limit };
         self.hold(mailbox, windowed, large, pool);
@@ -461,6 +463,11 @@ impl<T> Inbound<T> {
     /// What has come and is not read, in bytes.
     pub(super) fn held(&self) -> u64 {
         self.lanes.values().map(|lane| lane.received - lane.consumed).sum()
+    }
+
+    /// What it has out of the budgets, in bytes.
+    pub(super) fn used(&self) -> u64 {
+        self.windows.used + self.large.used
     }
 
     pub(super) fn received(&self, mailbox: u64) -> u64 {

@@ -352,6 +352,21 @@ fn large_messages_share_a_budget_and_wait_in_turn() {
     assert_eq!(side.lanes.shortage(&side.pool), Some(Short { seq: 2, on: false }));
 }
 
+/// A peer that says it had sent less than it had is not granted what it has sent long ago.
+#[test]
+fn what_was_sent_before_is_no_part_of_a_large_message() {
+    let mut side = Receiver::new(LIMITS);
+    for number in 0..1000 {
+        assert_eq!(side.receive(1, number, 500), Ok(()));
+        side.consumed(1, 500);
+    }
+    let consumed = 1000 * (500 + MESSAGE_COST);
+    let one = LIMITS.message_max + MESSAGE_COST;
+    let granted = side.lanes.need(1, 1, 0, consumed + one, &mut side.pool).unwrap().unwrap().limit;
+    assert!(granted <= consumed + LIMITS.window_max + one, "{} bytes are granted", granted - consumed);
+    side.lanes.check();
+}
+
 /// One session's large messages keep another's waiting, until they are read; an ended session keeps nobody waiting.
 #[test]
 fn sessions_share_the_pool() {
@@ -440,6 +455,15 @@ impl World {
 
     fn step(&mut self, session: usize, step: Step) {
         self.pairs[session].step(step, &mut self.pool);
+        self.supply_freed();
+        let one = LIMITS.message_max + MESSAGE_COST;
+        let unasked = self.pairs.len() as u64 * 5 * LIMITS.window;
+        let held: u64 = self.pairs.iter().map(Pair::held).sum();
+        let leftover = self.pairs.len() as u64 * 5 * LIMITS.window;
+        assert!(held <= unasked + POOL_WINDOWS + POOL_LARGE + one + leftover, "the node holds {held}");
+    }
+
+    fn supply_freed(&mut self) {
         loop {
             let freed = self.pool.freed();
             for session in &freed {
@@ -454,11 +478,40 @@ impl World {
                 pair.tell(&self.pool);
             }
         }
-        let one = LIMITS.message_max + MESSAGE_COST;
-        let unasked = self.pairs.len() as u64 * 5 * LIMITS.window;
-        let held: u64 = self.pairs.iter().map(Pair::held).sum();
-        let leftover = self.pairs.len() as u64 * 5 * LIMITS.window;
-        assert!(held <= unasked + POOL_WINDOWS + POOL_LARGE + one + leftover, "the node holds {held}");
+    }
+}
+
+impl World {
+    /// The session of that number ends, and what was on its way is lost.
+    fn end(&mut self, session: usize) {
+        let pair = &mut self.pairs[session];
+        pair.receiver.end(&mut self.pool);
+        *pair = Pair { receiver: std::mem::replace(&mut pair.receiver, Inbound::new(0, LIMITS)), ..Pair::new(0) };
+        self.supply_freed();
+    }
+
+    /// All that is sent arrives and is read: then nothing waits, and nothing is missing.
+    fn arrives_and_is_read(&mut self, sessions: std::ops::Range<usize>) {
+        for _ in 0..400 {
+            for session in sessions.clone() {
+                for stream in 0..2 * STREAMS {
+                    self.step(session, Step::Arrive { stream });
+                }
+                for mailbox in 0..5 {
+                    self.step(session, Step::Read { mailbox });
+                }
+            }
+        }
+        for pair in &self.pairs[sessions] {
+            assert!(pair.streams.iter().all(VecDeque::is_empty));
+            assert!(pair.waiting.is_empty(), "{:?} wait for ever", pair.waiting);
+            assert_eq!(pair.receiver.finish(), Ok(()));
+            for (mailbox, ids) in &pair.accepted {
+                if !pair.gone.contains(mailbox) {
+                    assert_eq!(&pair.delivered[mailbox], ids);
+                }
+            }
+        }
     }
 }
 
@@ -619,6 +672,150 @@ impl Pair {
     }
 }
 
+/// What a peer that keeps no rules does, or the mailboxes that it sends to.
+#[derive(Clone, Debug)]
+enum Move {
+    /// The number counts from the next one that is awaited.
+    Receive {
+        mailbox: u64,
+        number: u64,
+        body: usize,
+    },
+    Need {
+        mailbox: u64,
+        seq: u64,
+        sent: Number,
+        limit: Number,
+    },
+    Return {
+        mailbox: u64,
+        seq: u64,
+        limit: Number,
+    },
+    Read {
+        mailbox: u64,
+    },
+    Close {
+        mailbox: u64,
+    },
+    /// So many messages, each of which is read at once.
+    Talk {
+        mailbox: u64,
+        messages: usize,
+    },
+    End,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Number {
+    Any(u64),
+    /// Beside the lane's limit.
+    Near(i64),
+}
+
+impl Number {
+    fn beside(self, limit: u64) -> u64 {
+        match self {
+            Self::Any(number) => number,
+            Self::Near(offset) => limit.saturating_add_signed(offset),
+        }
+    }
+}
+
+/// The receiving side of a session with such a peer.
+struct Victim {
+    lanes: Inbound<(u64, u64)>,
+    next: BTreeMap<u64, u64>,
+    limits: BTreeMap<u64, u64>,
+    queues: BTreeMap<u64, VecDeque<u64>>,
+    gone: BTreeSet<u64>,
+}
+
+impl Victim {
+    fn new(session: u64) -> Self {
+        Self {
+            lanes: Inbound::new(session, LIMITS),
+            next: BTreeMap::new(),
+            limits: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            gone: BTreeSet::new(),
+        }
+    }
+
+    fn act(&mut self, act: Move, pool: &mut Pool) -> Result<(), Violation> {
+        let mut grants = Vec::new();
+        let limit = |mailbox| self.limits.get(&mailbox).copied().unwrap_or(LIMITS.window);
+        match act {
+            Move::Receive { mailbox, .. } | Move::Need { mailbox, .. } if self.gone.contains(&mailbox) => {
+                self.lanes.refuse(mailbox);
+            }
+            Move::Receive { mailbox, number, body } => {
+                let next = self.next.entry(mailbox).or_default();
+                let number = next.saturating_add(number);
+                let mut ready = Vec::new();
+                self.lanes.receive(mailbox, number, body, (mailbox, body as u64), &mut ready)?;
+                *next += ready.len() as u64;
+                for (mailbox, body) in ready {
+                    self.queues.entry(mailbox).or_default().push_back(body);
+                }
+            }
+            Move::Need { mailbox, seq, sent, limit: asked } => {
+                let (sent, asked) = (sent.beside(limit(mailbox)), asked.beside(limit(mailbox)));
+                grants.extend(self.lanes.need(mailbox, seq, sent, asked, pool)?);
+            }
+            Move::Return { mailbox, seq, limit: back } => {
+                let back = back.beside(limit(mailbox));
+                self.lanes.returned(mailbox, seq, back, pool, &mut grants)?;
+            }
+            Move::Read { mailbox } => {
+                if let Some(body) = self.queues.entry(mailbox).or_default().pop_front() {
+                    self.lanes.consumed(mailbox, body + MESSAGE_COST, pool, &mut grants);
+                }
+            }
+            Move::Close { mailbox } => {
+                self.gone.insert(mailbox);
+                self.queues.remove(&mailbox);
+                self.lanes.close(mailbox, pool, &mut grants);
+            }
+            Move::Talk { mailbox, messages } => {
+                for _ in 0..messages {
+                    self.act(Move::Receive { mailbox, number: 0, body: 500 }, pool)?;
+                    self.act(Move::Read { mailbox }, pool)?;
+                }
+            }
+            Move::End => self.lanes.end(pool),
+        }
+        self.limits.extend(grants.into_iter().map(|grant| (grant.mailbox, grant.limit)));
+        self.lanes.take_pressed();
+        self.lanes.shortage(pool);
+        Ok(())
+    }
+}
+
+fn number() -> impl Strategy<Value = Number> {
+    prop_oneof![
+        4 => (-3000..7000i64).prop_map(Number::Near),
+        2 => (0..7000u64).prop_map(Number::Any),
+        1 => any::<u64>().prop_map(Number::Any),
+    ]
+}
+
+fn act() -> impl Strategy<Value = Move> {
+    let mailbox = || 0..10u64;
+    let seq = || prop_oneof![8 => 0..50u64, 1 => any::<u64>()];
+    prop_oneof![
+        8 => (mailbox(), prop_oneof![9 => 0..2u64, 1 => any::<u64>()], prop_oneof![0..1000usize, 0..6000usize])
+            .prop_map(|(mailbox, number, body)| Move::Receive { mailbox, number, body }),
+        6 => (mailbox(), seq(), number(), number())
+            .prop_map(|(mailbox, seq, sent, limit)| Move::Need { mailbox, seq, sent, limit }),
+        2 => (mailbox(), seq(), number()).prop_map(|(mailbox, seq, limit)| Move::Return { mailbox, seq, limit }),
+        8 => mailbox().prop_map(|mailbox| Move::Read { mailbox }),
+        1 => mailbox().prop_map(|mailbox| Move::Close { mailbox }),
+        2 => (mailbox(), 0..40usize).prop_map(|(mailbox, messages)| Move::Talk { mailbox, messages }),
+        1 => Just(Move::End),
+    ]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (0..5u64, prop_oneof![0..50usize, 0..1200usize, 3000..5000usize], any::<bool>())
@@ -652,25 +849,60 @@ proptest! {
         for (session, step) in steps {
             world.step(session, step);
         }
-        for _ in 0..400 {
-            for session in 0..SESSIONS {
-                for stream in 0..2 * STREAMS {
-                    world.step(session, Step::Arrive { stream });
-                }
-                for mailbox in 0..5 {
-                    world.step(session, Step::Read { mailbox });
-                }
-            }
+        world.arrives_and_is_read(0..SESSIONS);
+    }
+
+    /// A session that ends in the middle of it all, with credit, messages and requests on their way, leaves nothing in the
+    /// pool, and what it held lets the other go on to its end.
+    #[test]
+    fn an_ended_session_leaves_nothing_behind(
+        before in proptest::collection::vec((0..SESSIONS, step()), 1..200),
+        after in proptest::collection::vec(step(), 0..100),
+    ) {
+        let mut world = World::new(SESSIONS);
+        for (session, step) in before {
+            world.step(session, step);
         }
-        for pair in &world.pairs {
-            prop_assert!(pair.streams.iter().all(VecDeque::is_empty));
-            prop_assert!(pair.waiting.is_empty(), "{:?} wait for ever", pair.waiting);
-            prop_assert_eq!(pair.receiver.finish(), Ok(()));
-            for (mailbox, ids) in &pair.accepted {
-                if !pair.gone.contains(mailbox) {
-                    prop_assert_eq!(&pair.delivered[mailbox], ids);
+        world.end(0);
+        for step in after {
+            world.step(1, step);
+        }
+        world.arrives_and_is_read(1..SESSIONS);
+        world.end(1);
+        prop_assert_eq!(world.pool.used(), 0);
+        prop_assert_eq!(world.pool.freed(), BTreeSet::new());
+    }
+
+    /// Whatever a peer says, in whatever order and with whatever numbers: it is a violation or it is borne; the books of
+    /// its session and of the pool agree, and no more is granted than the limits allow.
+    #[test]
+    fn no_peer_gets_beyond_the_limits(
+        acts in proptest::collection::vec((0..SESSIONS, act()), 1..300)
+    ) {
+        let mut pool = Pool::new(POOL_WINDOWS, POOL_LARGE);
+        let mut sessions = 0..;
+        let mut victims: Vec<_> = sessions.by_ref().take(SESSIONS).map(Victim::new).collect();
+        for (session, act) in acts {
+            let victim = &mut victims[session];
+            let ends = matches!(act, Move::End);
+            if victim.act(act, &mut pool).is_err() || ends {
+                victim.lanes.end(&mut pool);
+                *victim = Victim::new(sessions.next().unwrap());
+            }
+            for _ in pool.freed() {
+                for victim in &mut victims {
+                    let mut grants = Vec::new();
+                    victim.lanes.supply_waiting(&mut pool, &mut grants);
+                    victim.limits.extend(grants.into_iter().map(|grant| (grant.mailbox, grant.limit)));
                 }
             }
+            pool.has_turned();
+            let one = LIMITS.message_max + MESSAGE_COST;
+            // What credit that was given back leaves a lane counts as its window, whatever is free.
+            let leftover = (SESSIONS * LIMITS.lanes_max) as u64 * LIMITS.window;
+            prop_assert!(pool.used() <= POOL_WINDOWS + POOL_LARGE + one + leftover, "{}", pool.used());
+            prop_assert_eq!(pool.used(), victims.iter().map(|victim| victim.lanes.used()).sum::<u64>());
+            victims.iter().for_each(|victim| victim.lanes.check());
         }
     }
 }
