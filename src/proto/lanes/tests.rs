@@ -753,7 +753,9 @@ impl Victim {
                 let next = self.next.entry(mailbox).or_default();
                 let number = next.saturating_add(number);
                 let mut ready = Vec::new();
-                self.lanes.receive(mailbox, number, body, (mailbox, body as u64), &mut ready)?;
+                let cost = body as u64 + MESSAGE_COST;
+                let item = (mailbox, body as u64);
+                self.lanes.receive(Arrived { mailbox, number, messages: 1, cost, item }, &mut ready)?;
                 *next += ready.len() as u64;
                 for (mailbox, body) in ready {
                     self.queues.entry(mailbox).or_default().push_back(body);
