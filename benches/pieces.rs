@@ -1,9 +1,10 @@
-//! Pieces of the path of a message that can be reached from outside: its body, and the mailbox of the sender's own node.
+//! Pieces of the path of a message: its body, its frame, its credit, and the mailbox of the sender's own node.
 //!
 //! `cargo bench --bench pieces`. What a whole message or call costs beside raw quinn is in `traffic`.
 
 use std::fmt::Debug;
 
+use distribute::pieces::{Lanes, lane, split};
 use distribute::{Address, Bytes, Cookie, Mailbox, Message, Node, Pid};
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
@@ -108,6 +109,25 @@ fn encode_pid(bencher: Bencher<'_, '_>) {
 fn decode_pid(bencher: Bencher<'_, '_>) {
     let body = body_of(&Local::<u64>::start().mailbox.pid());
     bencher.bench(|| Pid::decode(divan::black_box(&body), Pid::VERSION).unwrap());
+}
+
+/// A lane of a thousand messages, in pieces as packets bring them.
+#[divan::bench(args = [64, 1024])]
+fn split_a_lane(bencher: Bencher<'_, '_>, body: usize) {
+    const MESSAGES: u64 = 1000;
+    let lane = lane(MESSAGES, body);
+    bencher.counter(ItemsCount::new(MESSAGES)).bench_local(|| split(divan::black_box(&lane), 1400));
+}
+
+/// A message through the books of both ends: number, credit, order, and the credit back.
+#[divan::bench(args = [1, 1000])]
+fn credit(bencher: Bencher<'_, '_>, mailboxes: u64) {
+    let mut lanes = Lanes::default();
+    let mut turn = 0;
+    bencher.counter(ItemsCount::new(1usize)).bench_local(|| {
+        turn = (turn + 1) % mailboxes;
+        lanes.message(turn, 64);
+    });
 }
 
 /// A node with a mailbox, alone.

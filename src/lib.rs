@@ -127,6 +127,10 @@ pub mod sim {
     pub use crate::transport::fabric::{Conditions, Counters, Fabric, Host};
 }
 
+#[cfg(feature = "pieces")]
+#[doc(hidden)]
+pub mod pieces;
+
 /// The programs in the README compile and run.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

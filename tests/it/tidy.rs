@@ -29,6 +29,7 @@ const FLOORS: &[&[&str]] = &[
         "election",
         "health",
         "actor",
+        "pieces",
         "sim",
     ],
     &[ROOF],
