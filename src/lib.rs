@@ -50,6 +50,12 @@
 //! [`Address::send`] waits while the mailbox has no room for this node, [`Address::try_send`] returns [`SendError::Full`].
 //! A wait for room has no deadline of its own: put `tokio::time::timeout` around it if you need one.
 //!
+//! # Runtime
+//! A node runs on the tokio runtime that starts it, and has no thread of its own. On a current-thread runtime it takes the
+//! least CPU: QUIC's tasks, the link's and yours hand over without waking another processor. So a service that mostly
+//! passes messages does best with a current-thread runtime for the node, and `spawn_blocking` or a second runtime for what
+//! computes; one whose handlers compute in their own tasks does better with several workers. README.md has the figures.
+//!
 //! # Errors
 //! Each operation has an error of its own, and [`enum@Error`] holds them all, for `?`. A message of an error tells its own
 //! level only: print the chain of [`source`](std::error::Error::source) to see the cause. [`CallError::effect`] answers

@@ -506,6 +506,9 @@ impl<M: Message> Address<M> {
 
     /// Sends a message if that needs no waiting.
     ///
+    /// A message above the present credit is refused as [`SendError::Full`], and the credit is asked for, so a later try may
+    /// succeed; while large messages of others wait for theirs it may not, and [`send`](Self::send) waits its turn.
+    ///
     /// Without a session this starts a dial and returns [`SendError::NotConnected`]; try again later.
     ///
     /// # Errors
