@@ -688,6 +688,10 @@ impl Reader {
             } else {
                 lock(&self.carrier.clock).received(now);
             }
+            if matches!(kind, StreamKind::Body | StreamKind::LargeCall) {
+                // A large body may have come whole, and others are not to wait until all of it is copied.
+                tokio::task::yield_now().await;
+            }
         }
     }
 
