@@ -103,6 +103,8 @@ pub struct Config {
     pub bulk_buffer: usize,
     /// Messages that a mailbox holds of senders on its own node before `send` waits. Default 1024.
     pub mailbox_local: usize,
+    /// Bytes of them, as [`Message::heap_size`](crate::Message::heap_size) counts; one message always fits. Default 16 MiB.
+    pub mailbox_local_bytes: usize,
 
     /// How long a call waits for its answer, unless the call says otherwise. Default 5 s.
     pub call_timeout: Duration,
@@ -183,6 +185,7 @@ impl Default for Config {
             send_buffer: MIB,
             bulk_buffer: 4 * MIB,
             mailbox_local: 1024,
+            mailbox_local_bytes: 16 * MIB,
             call_timeout: Duration::from_secs(5),
             handlers_max: 4096,
             handlers_per_peer: 2048,
@@ -286,6 +289,11 @@ impl Config {
         )?;
         check(self.bulk_budget_total >= self.bulk_budget, "bulk_budget_total", "must not be below bulk_budget")?;
         check(self.mailbox_local > 0, "mailbox_local", "must be above zero")?;
+        check(
+            (self.mailbox_local..=1 << 31).contains(&self.mailbox_local_bytes),
+            "mailbox_local_bytes",
+            "must be between mailbox_local and 2 GiB",
+        )?;
         check(self.handlers_max > 0, "handlers_max", "must be above zero")?;
         check(self.handlers_per_peer > 0, "handlers_per_peer", "must be above zero")?;
         check(self.calls_budget > 0, "calls_budget", "must be above zero")?;

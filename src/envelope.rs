@@ -156,6 +156,10 @@ impl Message for Envelope {
         Ok(())
     }
 
+    fn heap_size(&self) -> usize {
+        self.len()
+    }
+
     fn decode(body: &Bytes, version: u32) -> Result<Self, DecodeError> {
         if version != Self::VERSION {
             return Err(DecodeError::Version { expected: Self::VERSION, got: version });

@@ -145,6 +145,15 @@ pub trait Message: Serialize + DeserializeOwned + Send + 'static {
         Err(DecodeError::Version { expected: Self::VERSION, got: version })
     }
 
+    /// About how many bytes the value holds beside its own size, in lists, texts and boxes. The default is none.
+    ///
+    /// Messages to a mailbox of the same node are moved and not encoded, so this is what bounds their bytes:
+    /// [`Config::mailbox_local_bytes`](crate::Config::mailbox_local_bytes). Override it for a type of your own that may be
+    /// large.
+    fn heap_size(&self) -> usize {
+        0
+    }
+
     /// How the body is encoded on the wire.
     #[doc(hidden)]
     fn codec() -> u8 {
@@ -253,20 +262,27 @@ pub(crate) fn check<M: Message>(schema: &Schema) -> Result<(), DecodeError> {
 }
 
 macro_rules! plain_messages {
-    ($($type:ty => $tag:literal),* $(,)?) => {
+    ($($type:ty => $tag:literal $(, heap $heap:expr)?);* $(;)?) => {
         $(impl Message for $type {
             const TAG: &'static str = $tag;
             const VERSION: u32 = 1;
+            $(
+                fn heap_size(&self) -> usize {
+                    let heap: fn(&Self) -> usize = $heap;
+                    heap(self)
+                }
+            )?
         })*
     };
 }
 
 plain_messages! {
-    () => "()", bool => "bool", char => "char", String => "string", f32 => "f32", f64 => "f64",
-    u8 => "u8", u16 => "u16", u32 => "u32", u64 => "u64", u128 => "u128", usize => "u64",
-    i8 => "i8", i16 => "i16", i32 => "i32", i64 => "i64", i128 => "i128", isize => "i64",
-    Cow<'static, str> => "string", Duration => "duration", SystemTime => "system-time", IpAddr => "ip-address",
-    SocketAddr => "socket-address", crate::id::NodeName => "node-name", NodeId => "node-id", Pid => "pid",
+    () => "()"; bool => "bool"; char => "char"; f32 => "f32"; f64 => "f64";
+    u8 => "u8"; u16 => "u16"; u32 => "u32"; u64 => "u64"; u128 => "u128"; usize => "u64";
+    i8 => "i8"; i16 => "i16"; i32 => "i32"; i64 => "i64"; i128 => "i128"; isize => "i64";
+    String => "string", heap |text| text.len(); Cow<'static, str> => "string", heap |text| text.len();
+    Duration => "duration"; SystemTime => "system-time"; IpAddr => "ip-address"; SocketAddr => "socket-address";
+    crate::id::NodeName => "node-name"; NodeId => "node-id"; Pid => "pid";
 }
 
 impl Message for Bytes {
@@ -289,6 +305,10 @@ impl Message for Bytes {
     fn shared_body(&self) -> Option<Bytes> {
         Some(self.clone())
     }
+
+    fn heap_size(&self) -> usize {
+        self.len()
+    }
 }
 
 /// One version out of those of the parts, so that a part that grew makes another whole.
@@ -307,7 +327,7 @@ const fn combined(versions: &[u32]) -> u32 {
 }
 
 macro_rules! composed_messages {
-    ($([$($part:ident $(: $bound:ident $(+ $more:ident)*)?),+] $type:ty => $tag:literal),* $(,)?) => {
+    ($([$($part:ident $(: $bound:ident $(+ $more:ident)*)?),+] $type:ty => $tag:literal, heap $heap:expr);* $(;)?) => {
         $(impl<$($part: Message $(+ $bound $(+ $more)*)?),+> Message for $type {
             const TAG: &'static str = $tag;
             const VERSION: u32 = combined(&[$($part::VERSION),+]);
@@ -323,26 +343,41 @@ macro_rules! composed_messages {
                 }
                 codec::decode(body, true)
             }
+
+            fn heap_size(&self) -> usize {
+                let heap: fn(&Self) -> usize = $heap;
+                heap(self)
+            }
         })*
     };
 }
 
+/// What a collection holds.
+fn heap_of<'a, T: Message>(elements: impl Iterator<Item = &'a T>) -> usize {
+    elements.map(|element| size_of::<T>() + element.heap_size()).sum()
+}
+
 composed_messages! {
-    [T] Vec<T> => "vec",
-    [T] VecDeque<T> => "vec",
-    [T: Eq + Hash] HashSet<T> => "set",
-    [T: Ord] BTreeSet<T> => "set",
-    [K: Eq + Hash, V] HashMap<K, V> => "map",
-    [K: Ord, V] BTreeMap<K, V> => "map",
-    [T] Option<T> => "option",
-    [T] Box<T> => "box",
-    [T, E] Result<T, E> => "result",
-    [A] (A,) => "tuple",
-    [A, B] (A, B) => "tuple",
-    [A, B, C] (A, B, C) => "tuple",
+    [T] Vec<T> => "vec", heap |all| heap_of(all.iter());
+    [T] VecDeque<T> => "vec", heap |all| heap_of(all.iter());
+    [T: Eq + Hash] HashSet<T> => "set", heap |all| heap_of(all.iter());
+    [T: Ord] BTreeSet<T> => "set", heap |all| heap_of(all.iter());
+    [K: Eq + Hash, V] HashMap<K, V> => "map", heap |all| heap_of(all.keys()) + heap_of(all.values());
+    [K: Ord, V] BTreeMap<K, V> => "map", heap |all| heap_of(all.keys()) + heap_of(all.values());
+    [T] Option<T> => "option", heap |some| some.as_ref().map_or(0, T::heap_size);
+    [T] Box<T> => "box", heap |inner| size_of::<T>() + T::heap_size(inner);
+    [T, E] Result<T, E> => "result", heap |result| result.as_ref().map_or_else(E::heap_size, T::heap_size);
+    [A] (A,) => "tuple", heap |(a,)| a.heap_size();
+    [A, B] (A, B) => "tuple", heap |(a, b)| a.heap_size() + b.heap_size();
+    [A, B, C] (A, B, C) => "tuple", heap |(a, b, c)| a.heap_size() + b.heap_size() + c.heap_size();
     [A, B, C, D] (A, B, C, D) => "tuple",
+        heap |(a, b, c, d)| a.heap_size() + b.heap_size() + c.heap_size() + d.heap_size();
     [A, B, C, D, E] (A, B, C, D, E) => "tuple",
+        heap |(a, b, c, d, e)| a.heap_size() + b.heap_size() + c.heap_size() + d.heap_size() + e.heap_size();
     [A, B, C, D, E, F] (A, B, C, D, E, F) => "tuple",
+        heap |(a, b, c, d, e, f)| {
+            a.heap_size() + b.heap_size() + c.heap_size() + d.heap_size() + e.heap_size() + f.heap_size()
+        };
 }
 
 #[cfg(test)]

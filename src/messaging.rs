@@ -87,8 +87,8 @@ pub struct Mailbox<M: Message> {
 /// Room and credit of messages that were read, to be given back together.
 #[derive(Default)]
 struct Owed {
-    /// Messages of this node.
-    messages: usize,
+    /// Of messages of this node.
+    room: usize,
     /// Of messages of one session.
     cost: u64,
     to: Option<Arc<Session>>,
@@ -96,7 +96,7 @@ struct Owed {
 
 impl<M: Message> Mailbox<M> {
     pub(crate) fn open(shared: &Arc<Shared>) -> Self {
-        let (serial, queue) = shared.mailboxes.open(shared.config.mailbox_local);
+        let (serial, queue) = shared.mailboxes.open(shared.config.mailbox_local, shared.config.mailbox_local_bytes);
         Self {
             serial,
             queue,
@@ -203,9 +203,9 @@ impl<M: Message> Mailbox<M> {
             }
             match self.taken.pop_front()? {
                 Entry::Letter(letter) => self.letter = Some(letter),
-                Entry::Local { message, trace } => {
-                    self.owed.messages += 1;
-                    if self.taken.is_empty() || self.owed.messages >= OWED_MESSAGES {
+                Entry::Local { message, trace, room } => {
+                    self.owed.room += room as usize;
+                    if self.taken.is_empty() || self.owed.room >= self.shared.config.mailbox_local_bytes / OWED_PART {
                         self.pay();
                     }
                     return open(self, Opened::Local(message, trace));
@@ -228,9 +228,9 @@ impl<M: Message> Mailbox<M> {
     }
 
     fn pay(&mut self) {
-        let Owed { messages, cost, to } = std::mem::take(&mut self.owed);
-        if messages > 0 {
-            self.queue.make_room(messages);
+        let Owed { room, cost, to } = std::mem::take(&mut self.owed);
+        if room > 0 {
+            self.queue.make_room(room);
         }
         if let Some(session) = to {
             session.consumed(self.serial, cost);
@@ -297,8 +297,8 @@ enum Opened<'a, M> {
     Body(&'a Letter, Bytes),
 }
 
-/// After so many read messages of this node, or so much read of a peer, senders are told that there is room.
-const OWED_MESSAGES: usize = 64;
+/// After this part of the room for messages of this node, or so much read of a peer, senders are told that there is room.
+const OWED_PART: usize = 16;
 const OWED_COST: u64 = 16 * 1024;
 
 /// A message with what is known of its way, from [`Mailbox::recv_full`].
@@ -388,6 +388,11 @@ impl SentIn {
     }
 }
 
+/// What a message takes in a mailbox of its own node, in bytes.
+fn footprint<M: Message>(message: &M) -> usize {
+    size_of::<M>() + message.heap_size()
+}
+
 fn check_size(size: usize, max: usize) -> Result<(), SendError> {
     if size > max { Err(SendError::TooLarge { size, max }) } else { Ok(()) }
 }
@@ -463,7 +468,8 @@ impl<M: Message> Address<M> {
         let shared = self.shared.as_ref().ok_or(SendError::Unbound)?;
         // An address that has sent in a session is of another node: no need to look.
         if lock(&self.sent_in).is_none() && shared.is_own(self.node()) {
-            return match self.local(shared)?.push(message, inherited().trace).await {
+            let size = footprint(&message);
+            return match self.local(shared)?.push(message, size, inherited().trace).await {
                 Ok(()) => Ok(()),
                 Err(LocalRefused::Full(_) | LocalRefused::Closed(_)) => Err(self.closed(shared)),
             };
@@ -520,7 +526,8 @@ impl<M: Message> Address<M> {
                 Ok(queue) => queue,
                 Err(reason) => return Err(TrySendError { message, reason }),
             };
-            return queue.try_push(message, inherited().trace).map_err(|refused| match refused {
+            let size = footprint(&message);
+            return queue.try_push(message, size, inherited().trace).map_err(|refused| match refused {
                 LocalRefused::Full(message) => TrySendError { message, reason: SendError::Full },
                 LocalRefused::Closed(message) => TrySendError { message, reason: self.closed(shared) },
             });

@@ -71,11 +71,14 @@ impl std::fmt::Debug for Mailboxes {
 }
 
 impl Mailboxes {
-    pub(crate) fn open<T: Send + 'static>(&self, local_max: usize) -> (u64, Arc<Queue<T>>) {
+    /// Opens a mailbox that holds so many messages, and so many bytes, of senders on this node.
+    pub(crate) fn open<T: Send + 'static>(&self, messages: usize, bytes: usize) -> (u64, Arc<Queue<T>>) {
         let serial = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let queue = Arc::new(Queue {
             state: Mutex::new(State { entries: VecDeque::new(), reader: None, is_closed: false }),
-            room: Semaphore::new(local_max),
+            room: Semaphore::new(bytes),
+            bytes,
+            least: bytes / messages,
         });
         let mut open = self.open.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         open.insert(serial, queue.clone());
@@ -107,8 +110,11 @@ impl Mailboxes {
 #[derive(Debug)]
 pub(crate) struct Queue<T> {
     state: Mutex<State<T>>,
-    /// For senders on this node; remote ones are bounded by credit.
+    /// In bytes, for senders on this node; remote ones are bounded by credit.
     room: Semaphore,
+    bytes: usize,
+    /// What a message takes of the room at least, so that their number is bounded too.
+    least: usize,
 }
 
 #[derive(Debug)]
@@ -122,7 +128,12 @@ struct State<T> {
 #[derive(Debug)]
 pub(crate) enum Entry<T> {
     /// From this node, as a value.
-    Local { message: T, trace: Option<Box<Trace>> },
+    Local {
+        message: T,
+        trace: Option<Box<Trace>>,
+        /// What it takes of the room.
+        room: u32,
+    },
     /// From a peer, as bytes; one or more.
     Letter(Letter),
 }
@@ -136,33 +147,40 @@ pub(crate) enum LocalRefused<T> {
 
 impl<T: Send + 'static> Queue<T> {
     /// Waits for room, then delivers the value.
-    pub(crate) async fn push(&self, value: T, trace: Option<Trace>) -> Result<(), LocalRefused<T>> {
-        match self.room.acquire().await {
+    pub(crate) async fn push(&self, value: T, size: usize, trace: Option<Trace>) -> Result<(), LocalRefused<T>> {
+        let room = self.room_for(size);
+        match self.room.acquire_many(room).await {
             Ok(permit) => {
                 permit.forget();
-                self.push_entry(value, trace)
+                self.push_entry(value, room, trace)
             }
             Err(_) => Err(LocalRefused::Closed(value)),
         }
     }
 
-    pub(crate) fn try_push(&self, value: T, trace: Option<Trace>) -> Result<(), LocalRefused<T>> {
-        match self.room.try_acquire() {
+    pub(crate) fn try_push(&self, value: T, size: usize, trace: Option<Trace>) -> Result<(), LocalRefused<T>> {
+        let room = self.room_for(size);
+        match self.room.try_acquire_many(room) {
             Ok(permit) => {
                 permit.forget();
-                self.push_entry(value, trace)
+                self.push_entry(value, room, trace)
             }
             Err(TryAcquireError::NoPermits) => Err(LocalRefused::Full(value)),
             Err(TryAcquireError::Closed) => Err(LocalRefused::Closed(value)),
         }
     }
 
-    fn push_entry(&self, value: T, trace: Option<Trace>) -> Result<(), LocalRefused<T>> {
+    /// A message larger than all room takes all of it.
+    fn room_for(&self, size: usize) -> u32 {
+        size.clamp(self.least, self.bytes) as u32
+    }
+
+    fn push_entry(&self, value: T, room: u32, trace: Option<Trace>) -> Result<(), LocalRefused<T>> {
         let mut state = lock(&self.state);
         if state.is_closed {
             return Err(LocalRefused::Closed(value));
         }
-        state.entries.push_back(Entry::Local { message: value, trace: trace.map(Box::new) });
+        state.entries.push_back(Entry::Local { message: value, trace: trace.map(Box::new), room });
         let reader = state.reader.take();
         drop(state);
         if let Some(reader) = reader {
@@ -195,9 +213,9 @@ impl<T: Send + 'static> Queue<T> {
         !(state.is_closed && taken.is_empty())
     }
 
-    /// So many messages of this node have been read.
-    pub(crate) fn make_room(&self, messages: usize) {
-        self.room.add_permits(messages);
+    /// Messages of this node that took so much room have been read.
+    pub(crate) fn make_room(&self, room: usize) {
+        self.room.add_permits(room);
     }
 
     /// Nobody reads any more: what is left is thrown away.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use distribute::{Address, CallError, Cookie, Effect, Method, Node, NodeEvent, SendError};
+use distribute::{Address, CallError, Config, Cookie, Effect, Method, Node, NodeEvent, SendError};
 
 async fn node(name: &str, cookie: &Cookie) -> Node {
     Node::builder(format!("{name}@127.0.0.1:0")).cookie(cookie.clone()).start().await.unwrap()
@@ -135,4 +135,34 @@ async fn nodes_named_by_dns_connect() {
     let start = |name: &str| Node::builder(name).cookie(cookie.clone()).start();
     let (a, b) = (start("a@localhost:0").await.unwrap(), start("b@localhost:0").await.unwrap());
     assert_eq!(a.cluster().connect(b.name()).await, Ok(b.id()));
+}
+
+/// A mailbox is bounded for its own node too, in messages and in bytes; a message larger than all of that fits alone.
+#[tokio::test]
+async fn local_sends_are_bounded_in_messages_and_bytes() {
+    let mut config = Config::default();
+    (config.mailbox_local, config.mailbox_local_bytes) = (10, 1_000_000);
+    let start = Node::builder("a@127.0.0.1:0").cookie(Cookie::generate()).config(config).start();
+    let node = start.await.unwrap();
+    let is_full = |error: SendError| matches!(error, SendError::Full);
+
+    let mut small = node.mailbox::<u8>();
+    let to = small.address();
+    (0..10).for_each(|n| to.try_send(n).unwrap());
+    assert!(is_full(to.try_send(10).unwrap_err().reason().clone()));
+    assert_eq!(small.recv().await, Some(0));
+
+    let mut large = node.mailbox::<Vec<Vec<u8>>>();
+    let to = large.address();
+    (0..3).for_each(|_| to.try_send(vec![vec![0; 150_000]; 2]).unwrap());
+    assert!(is_full(to.try_send(vec![vec![0; 150_000]; 2]).unwrap_err().reason().clone()));
+    for _ in 0..3 {
+        assert!(large.recv().await.is_some());
+    }
+    to.try_send(vec![vec![0; 2_000_000]]).unwrap();
+    assert!(is_full(to.try_send(Vec::new()).unwrap_err().reason().clone()));
+    let waiting = tokio::spawn(async move { to.send(Vec::new()).await });
+    assert!(large.recv().await.is_some());
+    assert_eq!(waiting.await.unwrap(), Ok(()));
+    assert_eq!(large.recv().await, Some(Vec::new()));
 }
