@@ -7,5 +7,7 @@ mod evolution;
 mod faults;
 mod lifecycle;
 mod loopback;
+mod message_faults;
+mod messages;
 mod processes;
 mod tidy;

@@ -1,0 +1,1 @@
+//! What each fault of the network does to messages, large and small.
