@@ -81,6 +81,40 @@ impl Rpc {
         serve::serve(&self.shared, method, handler)
     }
 
+    /// Serves a method whose handler answers at once, where the request arrives: it saves the task that [`Rpc::serve`]
+    /// starts for each call.
+    ///
+    /// For a look-up, a counter, a hand-over to a channel. While it runs nothing else of the caller's node is read, so it
+    /// must not block, nor compute for longer than some microseconds. Nothing can cancel it; a panic is the caller's error
+    /// and nothing else. All else is as with [`Rpc::serve`].
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), distribute::Error> {
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    /// use distribute::{Cookie, Method, Node};
+    ///
+    /// const NEXT: Method<(), u64> = Method::new("next");
+    ///
+    /// let node = Node::builder("here@127.0.0.1:0").cookie(Cookie::generate()).start().await?;
+    /// let next = AtomicU64::new(0);
+    /// node.rpc().serve_inline(NEXT, move |_call, ()| next.fetch_add(1, Ordering::Relaxed))?;
+    /// assert_eq!(node.rpc().call(node.name(), NEXT, ()).await?, 0);
+    /// # node.shutdown().await;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ServeError::Taken`] when the node serves that name.
+    pub fn serve_inline<Q, R, F>(&self, method: Method<Q, R>, handler: F) -> Result<Serving, ServeError>
+    where
+        Q: Message,
+        R: Message,
+        F: Fn(CallContext, Q) -> R + Send + Sync + 'static,
+    {
+        serve::serve_inline(&self.shared, method, handler)
+    }
+
     /// Serves a method that answers with a stream of items, as [`Rpc::serve`] does one answer.
     ///
     /// The handler sends what it has into the [`Sink`], which waits while the caller does not read; the stream ends with

@@ -476,7 +476,10 @@ pub(crate) async fn supervise<F: Future<Output = Result<(), Status>>>(
 ) -> Result<(), Status> {
     let mut work = poll_fn(|context| {
         // The future is not polled again after a panic, so nobody sees what it left half done.
-        let mut poll = || catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))).unwrap_or_else(panicked);
+        let mut poll = || {
+            catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context)))
+                .unwrap_or_else(|panic| Poll::Ready(panicked(panic)))
+        };
         within(&mut poll)
     });
     // Most handlers are done at once: these need neither a timer nor to be told.
@@ -495,9 +498,14 @@ pub(crate) async fn supervise<F: Future<Output = Result<(), Status>>>(
     waiting.await
 }
 
-fn panicked<T>(panic: Box<dyn Any + Send>) -> Poll<Result<T, Status>> {
+/// Runs something of a user's; a panic is an outcome.
+pub(crate) fn contained<T>(run: impl FnOnce() -> Result<T, Status>) -> Result<T, Status> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(panicked)
+}
+
+fn panicked<T>(panic: Box<dyn Any + Send>) -> Result<T, Status> {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     tracing::warn!(panic = text.unwrap_or("no text"), "a handler panicked");
-    Poll::Ready(Err(Status::Panicked))
+    Err(Status::Panicked)
 }

@@ -9,7 +9,8 @@ use super::context::OverGuard;
 use super::{CallContext, Method, Scope, content};
 use crate::DecodeError;
 use crate::driver::Shared;
-use crate::driver::calls::{Handler, Reply, Request, supervise};
+use crate::driver::calls::{Handler, Reply, Request, contained, supervise};
+use crate::driver::exchange::Content;
 use crate::error::{ServeError, SinkError};
 use crate::message::{Message, decode};
 use crate::messaging::inside;
@@ -38,6 +39,19 @@ where
     Fut: Future<Output = R> + Send + 'static,
 {
     register(shared, &method, Arc::new(Unary { handler, types: PhantomData::<fn(Q) -> R> }))
+}
+
+pub(super) fn serve_inline<Q, R, F>(
+    shared: &Arc<Shared>,
+    method: Method<Q, R>,
+    handler: F,
+) -> Result<Serving, ServeError>
+where
+    Q: Message,
+    R: Message,
+    F: Fn(CallContext, Q) -> R + Send + Sync + 'static,
+{
+    register(shared, &method, Arc::new(Inline { handler, types: PhantomData::<fn(Q) -> R> }))
 }
 
 pub(super) fn serve_stream<Q, R, F, Fut>(
@@ -86,10 +100,7 @@ where
                 let work = std::pin::pin!(async {
                     let (context, question) = open(&reply, request)?;
                     let answer = (self.handler)(context, question).await;
-                    let answer = content(&answer).map_err(|error| {
-                        tracing::warn!(%error, "an answer cannot be encoded");
-                        Status::Panicked
-                    })?;
+                    let answer = encoded(&answer)?;
                     if let Some(answer) = reply.send_now(answer) {
                         Box::pin(reply.send(answer)).await;
                     }
@@ -104,6 +115,55 @@ where
     fn is_stream(&self) -> bool {
         false
     }
+}
+
+/// A method that is answered where its request arrives.
+struct Inline<F, T> {
+    handler: F,
+    types: PhantomData<T>,
+}
+
+impl<Q, R, F> Handler for Inline<F, fn(Q) -> R>
+where
+    Q: Message,
+    R: Message,
+    F: Fn(CallContext, Q) -> R + Send + Sync + 'static,
+{
+    fn spawn(self: Arc<Self>, request: Request, reply: Reply) {
+        let over = OverGuard(request.call.clone());
+        let answered = Scope::of(&over.0).enter(|| {
+            contained(|| {
+                let (context, question) = open(&reply, request)?;
+                encoded(&(self.handler)(context, question))
+            })
+        });
+        let status = match answered.map(|answer| reply.send_now(answer)) {
+            Ok(None) => Status::Answered,
+            Ok(Some(answer)) => {
+                // It is large, or there is no room now.
+                tokio::spawn(async move {
+                    reply.send(answer).await;
+                    drop(over);
+                    reply.end(Status::Answered);
+                });
+                return;
+            }
+            Err(status) => status,
+        };
+        reply.end(status);
+    }
+
+    fn is_stream(&self) -> bool {
+        false
+    }
+}
+
+/// What an answer is on its way.
+fn encoded<R: Message>(answer: &R) -> Result<Content, Status> {
+    content(answer).map_err(|error| {
+        tracing::warn!(%error, "an answer cannot be encoded");
+        Status::Panicked
+    })
 }
 
 /// A method with a stream of items.

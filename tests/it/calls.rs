@@ -721,3 +721,37 @@ async fn slow_calls_do_not_delay_fast_ones() {
     settles(&c).await;
     settles(&a).await;
 }
+
+/// A handler that answers where its request arrives: small and large answers, a panic, a request of another type, casts, and
+/// calls from the node itself.
+#[tokio::test]
+async fn inline_handlers_answer_at_once() {
+    const DOUBLE: Method<u64, u64> = Method::new("inline.double");
+    const FILL: Method<u64, Vec<u8>> = Method::new("inline.fill");
+    let (a, b) = pair().await;
+    let (told, mut tells) = mpsc::unbounded_channel();
+    let double = move |call: distribute::CallContext, n: u64| {
+        let _ = told.send((call.caller().clone(), n));
+        if n == 13 {
+            panic!("as told");
+        }
+        2 * n
+    };
+    b.rpc().serve_inline(DOUBLE, double).unwrap();
+    b.rpc().serve_inline(FILL, |_, size| vec![7; size as usize]).unwrap();
+    assert!(matches!(b.rpc().serve_inline(FILL, |_, _| Vec::new()), Err(distribute::ServeError::Taken(_))));
+
+    assert_eq!(a.rpc().call(b.name(), DOUBLE, 4).await, Ok(8));
+    assert_eq!(tells.recv().await, Some((a.id(), 4)));
+    assert_eq!(b.rpc().call(b.name(), DOUBLE, 5).await, Ok(10));
+    assert_eq!(a.rpc().call(b.name(), DOUBLE, 13).await, Err(CallError::Panicked));
+    assert_eq!(a.rpc().call(b.name(), FILL, 1 << 20).await, Ok(vec![7; 1 << 20]));
+    let too_large = a.rpc().call(b.name(), FILL, 17 << 20).await;
+    assert_eq!(too_large, Err(CallError::AnswerTooLarge));
+    let other = Method::<String, u64>::new("inline.double");
+    assert!(matches!(a.rpc().call(b.name(), other, "4".into()).await, Err(CallError::Mismatch(_))));
+    a.rpc().cast(b.name(), DOUBLE, 6).await.unwrap();
+    while tells.recv().await != Some((a.id(), 6)) {}
+    settles(&a).await;
+    settles(&b).await;
+}
