@@ -112,7 +112,11 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    pub(crate) async fn accepted(mut self) -> Result<(), Refused> {
+    pub(crate) fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    pub(crate) async fn accepted(&mut self) -> Result<(), Refused> {
         (&mut self.outcome).await.unwrap_or(Err(Refused::SessionEnded))
     }
 }
