@@ -123,6 +123,22 @@ fn a_lane_too_many_is_refused_before_it_is_sent() {
     assert!(matches!(lanes.offer(offer(3, 1, true), &mut out), Offered::Accepted(_)));
 }
 
+/// Mailboxes to which nothing was sent take no place: the peer has not heard of them, so it never says that they closed.
+#[test]
+fn a_lane_that_was_not_used_is_forgotten() {
+    let mut out = Vec::new();
+    let mut lanes = Sender(Outbound::new(LIMITS.window, 2, 100, 100));
+    assert!(matches!(lanes.offer(offer(1, 500, false), &mut out), Offered::Accepted(0)));
+    for mailbox in 2..10 {
+        assert_eq!(lanes.offer(offer(mailbox, 7, false), &mut out), Offered::Full, "no room");
+        let Offered::Waits(ticket) = lanes.offer(offer(mailbox, 7, true), &mut out) else { panic!("{mailbox}") };
+        assert_eq!(lanes.cancel(mailbox, ticket, &mut out), Some(7));
+    }
+    lanes.written(500 + MESSAGE_COST, false, &mut out);
+    assert_eq!(out, []);
+    assert!(matches!(lanes.offer(offer(10, 7, false), &mut out), Offered::Accepted(0)));
+}
+
 /// Who gave up a large message returns its credit when the peer says that others wait, and not before.
 #[test]
 fn unused_credit_goes_back_when_the_peer_is_short_of_it() {
