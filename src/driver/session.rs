@@ -632,8 +632,7 @@ impl Session {
             if shared.mailboxes.inbox(mailbox).is_none() {
                 return Ok(lanes.refuse(mailbox));
             }
-            grants.extend(lanes.need(mailbox, seq, sent, limit, pool)?);
-            Ok(false)
+            lanes.need(mailbox, seq, sent, limit, pool, grants).map(|()| false)
         });
         match needed {
             None | Some(Ok(false)) => Ok(()),
