@@ -287,7 +287,12 @@ impl Config {
             "window_budget_total",
             "must not be below window_budget",
         )?;
+        check(self.bulk_budget as u64 <= 1 << 40, "bulk_budget", "must not be above 2^40")?;
         check(self.bulk_budget_total >= self.bulk_budget, "bulk_budget_total", "must not be below bulk_budget")?;
+        let room = 1..=1 << 40;
+        for (size, field) in [(self.send_buffer, "send_buffer"), (self.bulk_buffer, "bulk_buffer")] {
+            check(room.contains(&(size as u64)), field, "must be between 1 and 2^40")?;
+        }
         check(self.mailbox_local > 0, "mailbox_local", "must be above zero")?;
         check(
             (self.mailbox_local..=1 << 31).contains(&self.mailbox_local_bytes),
@@ -323,5 +328,19 @@ mod tests {
         assert_eq!([1199, 1200, 6500, 6501].map(check), [false, true, true, false]);
         let error = Config { lanes: 17, ..Config::default() }.validate().unwrap_err();
         assert_eq!(error.to_string(), "config: lanes must be between 1 and 16");
+    }
+
+    /// Buffers without room would keep everybody waiting for ever; and no semaphore counts to the largest number.
+    #[test]
+    fn room_is_neither_nothing_nor_endless() {
+        for (value, works) in [(0, false), (1, true), (1 << 30, true), (usize::MAX, false)] {
+            for config in
+                [Config { send_buffer: value, ..Config::default() }, Config { bulk_buffer: value, ..Config::default() }]
+            {
+                assert_eq!(config.validate().is_ok(), works, "{config:?}");
+            }
+        }
+        let config = Config { bulk_budget: usize::MAX, bulk_budget_total: usize::MAX, ..Config::default() };
+        assert!(config.validate().is_err());
     }
 }

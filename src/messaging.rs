@@ -492,7 +492,9 @@ impl<M: Message> Address<M> {
         };
         match taken {
             Taken::Accepted => Ok(()),
-            Taken::Waits(waiting) => waiting.accepted().await.map_err(|refused| self.refused(refused)),
+            Taken::Waits(mut waiting) => {
+                waiting.accepted().await.map_err(|refused| self.refused(waiting.session(), refused))
+            }
         }
     }
 
@@ -560,9 +562,10 @@ impl<M: Message> Address<M> {
     fn offer_again(&self, shared: &Shared, body: Body<'_>, wait: bool) -> Result<Option<Taken>, SendError> {
         let memo = lock(&self.sent_in);
         if let Some(sent_in) = &*memo {
-            let offered = sent_in.offer(self.pid.serial(), body, wait);
+            let offered = sent_in.offer(self.pid.serial(), body, wait)?;
+            let offered = offered.map_err(|refused| (sent_in.session.clone(), refused));
             drop(memo);
-            return offered.and_then(|offered| offered.map_err(|refused| self.refused(refused))).map(Some);
+            return offered.map(Some).map_err(|(session, refused)| self.refused(&session, refused));
         }
         drop(memo);
         if shared.id().name() == self.node().name() {
@@ -586,18 +589,28 @@ impl<M: Message> Address<M> {
 
     /// Offers in a session that this address has not sent in.
     fn offer_first(&self, sent_in: SentIn, body: Body<'_>, wait: bool) -> Result<Taken, SendError> {
-        let taken = sent_in.offer(self.pid.serial(), body, wait)?.map_err(|refused| self.refused(refused))?;
-        *lock(&self.sent_in) = Some(sent_in);
-        Ok(taken)
+        // Remembered before anybody else sends by this address.
+        let mut memo = lock(&self.sent_in);
+        match sent_in.offer(self.pid.serial(), body, wait)? {
+            Ok(taken) => {
+                *memo = Some(sent_in);
+                Ok(taken)
+            }
+            Err(refused) => {
+                drop(memo);
+                Err(self.refused(&sent_in.session, refused))
+            }
+        }
     }
 
-    fn refused(&self, refused: Refused) -> SendError {
+    fn refused(&self, session: &Arc<Session>, refused: Refused) -> SendError {
         match refused {
             Refused::Full => SendError::Full,
             Refused::MailboxClosed => SendError::MailboxClosed(self.pid.clone()),
             Refused::TooManyMailboxes => SendError::TooManyMailboxes(self.node().name().clone()),
             Refused::SessionEnded => {
-                *lock(&self.sent_in) = None;
+                // Another sender may have heard of it before, and sent in the next one since.
+                lock(&self.sent_in).take_if(|sent_in| Arc::ptr_eq(&sent_in.session, session));
                 SendError::SessionEnded(self.node().clone())
             }
         }

@@ -22,6 +22,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::Instant;
 
 use super::calls::{self, CallState, Load};
+use super::delivery::COPY_BELOW;
 use super::session::Session;
 use super::{Shared, lock};
 use crate::config::Config;
@@ -652,7 +653,10 @@ impl Session {
         frame: CallFrame,
         now: Instant,
     ) -> Result<(), Code> {
-        let CallFrame { head, body } = frame;
+        let CallFrame { head, mut body } = frame;
+        if body.len() < COPY_BELOW {
+            body = Bytes::copy_from_slice(&body);
+        }
         if body.len() > shared.config.message_max {
             return Err(Code::FRAME_TOO_LARGE);
         }

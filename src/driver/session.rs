@@ -112,7 +112,11 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    pub(crate) async fn accepted(mut self) -> Result<(), Refused> {
+    pub(crate) fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    pub(crate) async fn accepted(&mut self) -> Result<(), Refused> {
         (&mut self.outcome).await.unwrap_or(Err(Refused::SessionEnded))
     }
 }
@@ -628,8 +632,7 @@ impl Session {
             if shared.mailboxes.inbox(mailbox).is_none() {
                 return Ok(lanes.refuse(mailbox));
             }
-            grants.extend(lanes.need(mailbox, seq, sent, limit, pool)?);
-            Ok(false)
+            lanes.need(mailbox, seq, sent, limit, pool, grants).map(|()| false)
         });
         match needed {
             None | Some(Ok(false)) => Ok(()),

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use distribute::{
     AskError, CallError, CastError, Config, Cookie, Effect, Identity, Mailbox, Message, Method, Node, NodeName,
     ReplyTo, SinkError, Trace,
@@ -754,4 +755,47 @@ async fn inline_handlers_answer_at_once() {
     while tells.recv().await != Some((a.id(), 6)) {}
     settles(&a).await;
     settles(&b).await;
+}
+
+/// Small bodies that are kept do not keep the packet that they came in.
+#[tokio::test]
+async fn small_bodies_hold_only_themselves() {
+    const ECHO: Method<Bytes, Bytes> = Method::new("echo");
+    const ECHOES: Method<Bytes, Bytes> = Method::new("echoes");
+    let (a, b) = pair().await;
+    let sizes = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let size = {
+        let sizes = sizes.clone();
+        move |what: &str, body: Bytes| {
+            let size = body.try_into_mut().map_or(usize::MAX, |body| body.capacity());
+            sizes.lock().unwrap().push((what.to_owned(), size));
+        }
+    };
+    let at_callee = size.clone();
+    b.rpc()
+        .serve(ECHO, move |_, body| {
+            at_callee("request", body);
+            async { Bytes::from_static(b"0123456789") }
+        })
+        .unwrap();
+    b.rpc()
+        .serve_stream(ECHOES, |_, body, mut sink| async move {
+            for _ in 0..3 {
+                sink.send(body.clone()).await.unwrap();
+            }
+        })
+        .unwrap();
+    let body = Bytes::from_static(b"0123456789");
+    for _ in 0..3 {
+        size("answer", a.rpc().call(b.name(), ECHO, body.clone()).await.unwrap());
+    }
+    let mut stream = a.rpc().call_stream(b.name(), ECHOES, body).await.unwrap();
+    while let Some(item) = stream.next().await {
+        size("item", item.unwrap());
+    }
+    let sizes = std::mem::take(&mut *sizes.lock().unwrap());
+    assert_eq!(sizes.len(), 9);
+    assert!(sizes.iter().all(|(_, size)| *size < 64), "{sizes:?}");
+    a.shutdown().await;
+    b.shutdown().await;
 }

@@ -365,3 +365,26 @@ async fn a_bad_start_is_a_typed_error() {
     let cluster = Node::builder("a@127.0.0.1:0").cookie(Cookie::generate()).cluster("No Such").start().await;
     assert!(matches!(cluster, Err(StartError::Name { .. })));
 }
+
+/// Two wait to send by one address when its session ends. Who hears late of that does not hide the end of the next session
+/// from the other.
+#[tokio::test(start_paused = true)]
+async fn each_end_is_told_to_an_address_that_two_send_by() {
+    let world = World::new(1);
+    let (a, b) = world.pair().await;
+    let inbox = b.mailbox::<Vec<u8>>();
+    let there = inbox.address().bind(&a);
+    let ended = Err(SendError::SessionEnded(b.id()));
+    there.send(vec![0; 20_000]).await.unwrap();
+    let mut early = Box::pin(there.send(vec![0; 20_000]));
+    let mut late = Box::pin(there.send(vec![0; 20_000]));
+    assert!(tokio::time::timeout(millis(100), &mut early).await.is_err(), "no credit");
+    assert!(tokio::time::timeout(millis(100), &mut late).await.is_err(), "no credit");
+    a.cluster().disconnect(b.name()).await;
+    assert_eq!(early.await, ended);
+    there.send(vec![1]).await.unwrap();
+    assert_eq!(late.await, ended);
+    a.cluster().disconnect(b.name()).await;
+    assert_eq!(there.send(vec![2]).await, ended, "what was sent in the second session may be lost too");
+    there.send(vec![3]).await.unwrap();
+}

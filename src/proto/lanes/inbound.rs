@@ -237,7 +237,7 @@ impl<T> Inbound<T> {
         self.delivered
     }
 
-    /// The peer asks for credit for an open mailbox.
+    /// The peer asks for credit for an open mailbox: whom to grant it.
     ///
     /// # Errors
     /// A [`Violation`] ends the session.
@@ -248,7 +248,8 @@ impl<T> Inbound<T> {
         sent: u64,
         limit: u64,
         pool: &mut Pool,
-    ) -> Result<Option<Grant>, Violation> {
+        grants: &mut Vec<Grant>,
+    ) -> Result<(), Violation> {
         let is_full = self.lanes.len() >= self.limits.lanes_max;
         let lane = match self.lanes.entry(mailbox) {
             Entry::Occupied(lane) => lane.into_mut(),
@@ -259,18 +260,22 @@ impl<T> Inbound<T> {
             return Err(Violation::TooLarge);
         }
         if seq <= lane.seq {
-            return Ok(None);
+            return Ok(());
         }
         lane.seq = seq;
         lane.asked = lane.asked.max(limit);
         if limit <= lane.limit {
             // The sender has not heard of it, or had given it back by a request that comes too late.
-            return Ok(Some(Grant { mailbox, seq, limit: lane.limit }));
+            grants.push(Grant { mailbox, seq, limit: lane.limit });
+            return Ok(());
         }
         lane.sent = sent;
         lane.is_starved = true;
         lane.grow(self.limits.window_max);
-        Ok(self.supply(mailbox, pool))
+        let large = lane.large;
+        grants.extend(self.supply(mailbox, pool));
+        self.pass_on(mailbox, large, pool, grants);
+        Ok(())
     }
 
     /// The sender of a lane gives credit back: to whom it goes.
@@ -308,11 +313,20 @@ impl<T> Inbound<T> {
         self.settle(mailbox, 0, pool, grants);
         let Some(lane) = self.lanes.get_mut(&mailbox) else { return };
         lane.grow(self.limits.window_max);
+        let large = lane.large;
         // Half a window at a time, so that a stream of small messages costs few grants.
         if lane.asked > lane.limit {
             grants.extend(self.supply(mailbox, pool));
         } else if lane.limit < lane.consumed + lane.window / 2 {
             grants.extend(self.supply_window(mailbox, pool));
+        }
+        self.pass_on(mailbox, large, pool, grants);
+    }
+
+    /// Grants to who waits what a lane had for a large message, where its window has grown over that.
+    fn pass_on(&mut self, mailbox: u64, large: u64, pool: &mut Pool, grants: &mut Vec<Grant>) {
+        if self.lanes.get(&mailbox).is_some_and(|lane| lane.large < large) {
+            self.supply_waiting(pool, grants);
         }
     }
 

@@ -172,6 +172,7 @@ impl<T> Outbound<T> {
             lane.ask(mailbox, cost, outputs);
         }
         if !wait {
+            self.forget_unused(mailbox);
             return Offered::Full;
         }
         let ticket = Ticket(self.next_ticket);
@@ -189,7 +190,18 @@ impl<T> Outbound<T> {
         let at = lane.waiting.iter().position(|(waiting, ..)| *waiting == ticket)?;
         let (_, _, _, item) = lane.waiting.remove(at)?;
         self.pump(mailbox, outputs);
+        self.forget_unused(mailbox);
         Some(item)
+    }
+
+    /// Forgets a lane that the peer has not heard of: it would not say either that its mailbox has closed.
+    fn forget_unused(&mut self, mailbox: u64) {
+        if let Entry::Occupied(lane) = self.lanes.entry(mailbox)
+            && lane.get().is_unused()
+        {
+            lane.remove();
+            self.rich.remove(&mailbox);
+        }
     }
 
     /// The peer raised a mailbox's limit.
@@ -304,6 +316,11 @@ impl<T> SendLane<T> {
     fn new(limit: u64) -> Self {
         let waiting = VecDeque::new();
         Self { next: 0, sent: 0, limit, asked: limit, active: true, seq: 0, returned: 0, waiting }
+    }
+
+    /// Nothing was sent or asked for, and nothing waits.
+    fn is_unused(&self) -> bool {
+        self.next == 0 && self.seq == 0 && self.waiting.is_empty()
     }
 
     fn accept(&mut self, room: &mut Room, cost: u64) -> u64 {

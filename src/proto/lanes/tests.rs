@@ -123,6 +123,22 @@ fn a_lane_too_many_is_refused_before_it_is_sent() {
     assert!(matches!(lanes.offer(offer(3, 1, true), &mut out), Offered::Accepted(_)));
 }
 
+/// Mailboxes to which nothing was sent take no place: the peer has not heard of them, so it never says that they closed.
+#[test]
+fn a_lane_that_was_not_used_is_forgotten() {
+    let mut out = Vec::new();
+    let mut lanes = Sender(Outbound::new(LIMITS.window, 2, 100, 100));
+    assert!(matches!(lanes.offer(offer(1, 500, false), &mut out), Offered::Accepted(0)));
+    for mailbox in 2..10 {
+        assert_eq!(lanes.offer(offer(mailbox, 7, false), &mut out), Offered::Full, "no room");
+        let Offered::Waits(ticket) = lanes.offer(offer(mailbox, 7, true), &mut out) else { panic!("{mailbox}") };
+        assert_eq!(lanes.cancel(mailbox, ticket, &mut out), Some(7));
+    }
+    lanes.written(500 + MESSAGE_COST, false, &mut out);
+    assert_eq!(out, []);
+    assert!(matches!(lanes.offer(offer(10, 7, false), &mut out), Offered::Accepted(0)));
+}
+
 /// Who gave up a large message returns its credit when the peer says that others wait, and not before.
 #[test]
 fn unused_credit_goes_back_when_the_peer_is_short_of_it() {
@@ -193,7 +209,14 @@ impl Receiver {
     /// Asks when all that was sent has arrived.
     fn need(&mut self, mailbox: u64, seq: u64, limit: u64) -> Result<Option<Grant>, Violation> {
         let sent = self.lanes.received(mailbox).min(limit);
-        self.lanes.need(mailbox, seq, sent, limit, &mut self.pool)
+        self.need_after(mailbox, seq, sent, limit)
+    }
+
+    fn need_after(&mut self, mailbox: u64, seq: u64, sent: u64, limit: u64) -> Result<Option<Grant>, Violation> {
+        self.lanes.need(mailbox, seq, sent, limit, &mut self.pool, &mut self.grants)?;
+        let grant = self.grants.pop();
+        assert_eq!(self.grants, [], "to one lane");
+        Ok(grant)
     }
 
     fn consumed(&mut self, mailbox: u64, body: usize) -> Vec<Grant> {
@@ -269,7 +292,7 @@ fn a_window_grows_while_it_is_used_up_and_read_and_not_beyond_its_bound() {
 fn a_request_that_overtakes_its_messages_waits_for_them() {
     let mut side = Receiver::new(LIMITS);
     let sent = LIMITS.window;
-    assert_eq!(side.lanes.need(1, 1, sent, sent + 500, &mut side.pool), Ok(None), "nothing is read yet");
+    assert_eq!(side.need_after(1, 1, sent, sent + 500), Ok(None), "nothing is read yet");
     let body = (LIMITS.window - MESSAGE_COST) as usize;
     assert_eq!(side.receive(1, 0, body), Ok(()));
     assert_eq!(side.lanes.window(1), LIMITS.window);
@@ -352,6 +375,25 @@ fn large_messages_share_a_budget_and_wait_in_turn() {
     assert_eq!(side.lanes.shortage(&side.pool), Some(Short { seq: 2, on: false }));
 }
 
+/// What a large message had is free when its lane's window grows over it, and goes to who waits.
+#[test]
+fn a_window_that_grows_over_a_large_grant_sets_it_free() {
+    let mut side = Receiver::new(LIMITS);
+    let large = LIMITS.message_max + MESSAGE_COST;
+    assert!(side.need(3, 1, large).unwrap().is_some());
+    assert!(side.need(1, 1, 1900).unwrap().is_some());
+    assert_eq!(side.need(2, 1, large), Ok(None), "the two hold more than the budget");
+    let body = (LIMITS.window - MESSAGE_COST) as usize;
+    assert_eq!(side.receive(1, 0, body), Ok(()));
+    assert_eq!(side.consumed(1, body), [], "still more");
+    let mut grants = Vec::new();
+    side.lanes.need(1, 2, LIMITS.window, 2901, &mut side.pool, &mut grants).unwrap();
+    assert_eq!(side.receive(1, 1, 1), Ok(()));
+    grants.extend(side.consumed(1, 1));
+    side.lanes.check();
+    assert!(grants.iter().any(|grant| grant.mailbox == 2), "{grants:?}");
+}
+
 /// A peer that says it had sent less than it had is not granted what it has sent long ago.
 #[test]
 fn what_was_sent_before_is_no_part_of_a_large_message() {
@@ -362,7 +404,7 @@ fn what_was_sent_before_is_no_part_of_a_large_message() {
     }
     let consumed = 1000 * (500 + MESSAGE_COST);
     let one = LIMITS.message_max + MESSAGE_COST;
-    let granted = side.lanes.need(1, 1, 0, consumed + one, &mut side.pool).unwrap().unwrap().limit;
+    let granted = side.need_after(1, 1, 0, consumed + one).unwrap().unwrap().limit;
     assert!(granted <= consumed + LIMITS.window_max + one, "{} bytes are granted", granted - consumed);
     side.lanes.check();
 }
@@ -375,8 +417,10 @@ fn sessions_share_the_pool() {
     let (mut one, mut two) = (Inbound::<()>::new(1, limits), Inbound::<()>::new(2, limits));
     let large = LIMITS.message_max + MESSAGE_COST;
     let mut grants = Vec::new();
-    assert!(one.need(7, 1, 0, large, &mut pool).unwrap().is_some());
-    assert_eq!(two.need(7, 1, 0, large, &mut pool), Ok(None));
+    assert_eq!(one.need(7, 1, 0, large, &mut pool, &mut grants), Ok(()));
+    assert_eq!(std::mem::take(&mut grants).len(), 1);
+    assert_eq!(two.need(7, 1, 0, large, &mut pool, &mut grants), Ok(()));
+    assert_eq!(grants, []);
     assert!(pool.has_turned());
     assert!(one.shortage(&pool).is_some_and(|short| short.on), "the one that holds it is told");
     assert_eq!(pool.freed(), BTreeSet::new());
@@ -645,7 +689,7 @@ impl Pair {
                 }
             }
             Travelling::Control(Output::Need { mailbox, seq, sent, limit }) => {
-                grants.extend(receiver.need(mailbox, seq, sent, limit, pool).unwrap());
+                receiver.need(mailbox, seq, sent, limit, pool, grants).unwrap();
             }
             Travelling::Control(Output::Return { mailbox, seq, limit }) => {
                 receiver.returned(mailbox, seq, limit, pool, grants).unwrap();
@@ -763,7 +807,7 @@ impl Victim {
             }
             Move::Need { mailbox, seq, sent, limit: asked } => {
                 let (sent, asked) = (sent.beside(limit(mailbox)), asked.beside(limit(mailbox)));
-                grants.extend(self.lanes.need(mailbox, seq, sent, asked, pool)?);
+                self.lanes.need(mailbox, seq, sent, asked, pool, &mut grants)?;
             }
             Move::Return { mailbox, seq, limit: back } => {
                 let back = back.beside(limit(mailbox));
