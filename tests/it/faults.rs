@@ -11,10 +11,11 @@ use crate::common::{World, ip, lossy, millis, next, quiet, secs};
 
 const ECHO: Method<u64, u64> = Method::new("echo");
 
-/// 10^5 messages through 5 % loss with jitter, reordering and duplicates arrive in order, each once.
+/// 10^5 messages through 5 % loss with jitter, reordering and duplicates arrive in order, each once. `MESSAGES=1000000` for
+/// more of them.
 #[tokio::test(start_paused = true)]
 async fn loss_reordering_and_duplicates_are_not_seen() {
-    const MESSAGES: u64 = 100_000;
+    let messages: u64 = std::env::var("MESSAGES").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000);
     let world = World::new(1);
     let (a, b) = world.pair().await;
     let mut inbox = b.mailbox::<u64>();
@@ -22,11 +23,11 @@ async fn loss_reordering_and_duplicates_are_not_seen() {
     world.fabric.conditions(lossy());
     let there = inbox.address().bind(&a);
     let sending = tokio::spawn(async move {
-        for n in 0..MESSAGES {
+        for n in 0..messages {
             there.send(n).await.unwrap();
         }
     });
-    for n in 0..MESSAGES {
+    for n in 0..messages {
         assert_eq!(inbox.recv().await, Some(n));
     }
     sending.await.unwrap();

@@ -75,7 +75,7 @@ async fn least_and_largest_keep_their_order() {
     let (a, b) = pair().await;
     let mut inbox = b.mailbox::<Bytes>();
     let there = inbox.address().bind(&a);
-    let body = |n: u8| Bytes::from(vec![n; if n % 2 == 0 { 1 } else { 8 << 20 }]);
+    let body = |n: u8| Bytes::from(vec![n; if n.is_multiple_of(2) { 1 } else { 8 << 20 }]);
     let sending = tokio::spawn(async move { there.send_all((0..20).map(body)).await });
     for n in 0..20 {
         assert!(inbox.recv_timeout(SOON).await.unwrap() == body(n), "message {n}");
@@ -200,7 +200,7 @@ async fn what_cannot_be_encoded_is_not_sent() {
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Even(#[serde(serialize_with = "only_even")] u64);
     fn only_even<S: serde::Serializer>(n: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-        if n % 2 == 0 { serializer.serialize_u64(*n) } else { Err(serde::ser::Error::custom("it is odd")) }
+        if n.is_multiple_of(2) { serializer.serialize_u64(*n) } else { Err(serde::ser::Error::custom("it is odd")) }
     }
     impl Message for Even {
         const TAG: &'static str = "test.even";

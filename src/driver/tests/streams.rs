@@ -112,6 +112,7 @@ async fn garbage_on_a_lane_ends_the_session() {
         too_large("the longest frame of all", &[LANE, &announced(0x11, MOST)]),
         breaks("the same on a stream of its own", &[BODY, &[0x1d; 100]]),
         too_large("a body over the limit", &[BODY, &schema(0), &huge]),
+        too_large("the longest body of all", &[BODY, &schema(0), &announced(0x11, MOST)]),
     ];
     each(&mut world, attacks).await;
     world.is_unharmed().await;
