@@ -18,6 +18,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -194,11 +195,13 @@ impl<M: Message> Mailbox<M> {
             if let Some(mut letter) = self.letter.take() {
                 while let Some(body) = letter.next() {
                     self.owe(&letter, body.len());
-                    let message = open(self, Opened::Body(&letter, body));
-                    if message.is_some() {
-                        self.letter = Some(letter).filter(|letter| !letter.is_read());
-                        return message;
+                    // A decoder or a hook that panics takes none of what came with the message along.
+                    let opened = catch_unwind(AssertUnwindSafe(|| open(self, Opened::Body(&letter, body))));
+                    if let Ok(None) = opened {
+                        continue;
                     }
+                    self.letter = Some(letter).filter(|letter| !letter.is_read());
+                    return opened.unwrap_or_else(|panic| resume_unwind(panic));
                 }
             }
             match self.taken.pop_front()? {

@@ -388,3 +388,37 @@ async fn each_end_is_told_to_an_address_that_two_send_by() {
     assert_eq!(there.send(vec![2]).await, ended, "what was sent in the second session may be lost too");
     there.send(vec![3]).await.unwrap();
 }
+
+#[derive(Debug, PartialEq, serde::Serialize)]
+struct Odd(u64);
+
+impl<'de> serde::Deserialize<'de> for Odd {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let n = u64::deserialize(deserializer)?;
+        assert_ne!(n, 1, "as told");
+        Ok(Self(n))
+    }
+}
+
+impl distribute::Message for Odd {
+    const TAG: &'static str = "odd";
+    const VERSION: u32 = 1;
+}
+
+/// A decoder that panics costs its own message, and none that came with it.
+#[tokio::test(start_paused = true)]
+async fn a_decoder_that_panics_takes_no_other_message_along() {
+    let world = World::new(1);
+    let (a, b) = world.pair().await;
+    let mut inbox = b.mailbox::<Odd>();
+    let there = inbox.address().bind(&a);
+    for n in 0..4 {
+        there.send(Odd(n)).await.unwrap();
+    }
+    assert_eq!(inbox.recv().await, Some(Odd(0)));
+    let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| inbox.try_recv()));
+    assert!(read.is_err());
+    for n in 2..4 {
+        assert_eq!(inbox.recv_timeout(secs(1)).await, Ok(Odd(n)));
+    }
+}
