@@ -209,11 +209,11 @@ impl Carrier {
 
     /// The first of the open calls, perhaps: from now on a sign of life is awaited. That the last one is over is noticed
     /// when it matters, at the next sign.
-    pub(crate) fn calls_began(&self) {
+    pub(crate) fn work_began(&self) {
         let mut clock = lock(&self.clock);
         let was_waiting = clock.is_waiting();
         // Counted under the clock's lock, so that the last count is the one that stands.
-        clock.calls_open(self.session.calls_open(), now());
+        clock.calls_open(self.session.outstanding(), now());
         let is_news = !was_waiting && clock.is_waiting();
         drop(clock);
         if is_news {
@@ -830,7 +830,7 @@ impl Carrier {
             }
             Control::Pong { seq } => {
                 let mut clock = lock(&self.clock);
-                clock.calls_open(self.session.calls_open(), now());
+                clock.calls_open(self.session.outstanding(), now());
                 clock.pong(seq, now());
                 drop(clock);
                 self.clock_changed.notify_one();

@@ -800,7 +800,7 @@ impl Session {
         if before == 0
             && let Some(carrier) = self.carrier()
         {
-            carrier.calls_began();
+            carrier.work_began();
         }
         Ok(())
     }
@@ -814,10 +814,6 @@ impl Session {
 
     pub(super) fn large_call_written(&self, cost: usize) {
         self.exchange.large_written(cost);
-    }
-
-    pub(crate) fn calls_open(&self) -> usize {
-        self.exchange.open()
     }
 
     /// How many calls of this side wait for answers.

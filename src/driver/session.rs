@@ -4,7 +4,7 @@
 //! `inn` for all that arrives; who needs both takes `inn` first. The rules are in [`proto::lanes`](crate::proto::lanes).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -143,10 +143,47 @@ pub(crate) struct Session {
     lanes: usize,
     call_streams: usize,
     out: Mutex<Out>,
+    /// How many sends wait.
+    sends_waiting: Arc<AtomicUsize>,
     pub(super) inn: Mutex<In>,
     pub(super) exchange: Exchange,
     /// What frames that have begun and are not complete may take, over all links.
     assembly: Arc<Semaphore>,
+}
+
+/// Sends that wait for credit or room.
+#[derive(Default)]
+struct Waiters {
+    by_ticket: HashMap<Ticket, oneshot::Sender<Result<(), Refused>>>,
+    /// How many, to be read without the lock.
+    count: Arc<AtomicUsize>,
+}
+
+impl Waiters {
+    fn insert(&mut self, ticket: Ticket, done: oneshot::Sender<Result<(), Refused>>) {
+        self.by_ticket.insert(ticket, done);
+        self.counted();
+    }
+
+    fn remove(&mut self, ticket: &Ticket) -> Option<oneshot::Sender<Result<(), Refused>>> {
+        let done = self.by_ticket.remove(ticket);
+        self.counted();
+        done
+    }
+
+    fn drain(&mut self) -> Vec<oneshot::Sender<Result<(), Refused>>> {
+        let all = std::mem::take(&mut self.by_ticket);
+        self.counted();
+        all.into_values().collect()
+    }
+
+    fn len(&self) -> usize {
+        self.by_ticket.len()
+    }
+
+    fn counted(&self) {
+        self.count.store(self.by_ticket.len(), Ordering::Release);
+    }
 }
 
 struct Out {
@@ -172,7 +209,7 @@ struct Out {
     carrier: Option<Arc<Carrier>>,
     /// A link was asked for since the last one.
     wanted: bool,
-    waiting: HashMap<Ticket, oneshot::Sender<Result<(), Refused>>>,
+    waiting: Waiters,
     /// Nothing more is taken; what was taken is still written.
     closing: bool,
     ended: Option<DownReason>,
@@ -232,6 +269,8 @@ impl Session {
             windows_max: config.window_budget as u64,
             large_max: config.bulk_budget as u64,
         };
+        let waiting = Waiters::default();
+        let sends_waiting = waiting.count.clone();
         Arc::new(Self {
             id,
             peer: peer.id.clone(),
@@ -265,11 +304,12 @@ impl Session {
                 refused: Default::default(),
                 carrier: None,
                 wanted: false,
-                waiting: HashMap::new(),
+                waiting,
                 closing: false,
                 ended: None,
                 scratch: Vec::new(),
             }),
+            sends_waiting,
             inn: Mutex::new(In {
                 lanes: Inbound::new(id.0, limits),
                 schemas: Vec::new(),
@@ -318,6 +358,7 @@ impl Session {
         let bulk = lanes::is_bulk(body.len(), self.bulk_from);
         let offer = Offer { mailbox, body: body.len(), bulk, wait };
         let item = || Item { schema, trace, body: body.clone().into_owned() };
+        let mut starts_waiting = false;
         let taken = match out.lanes.offer(offer, item, &mut out.scratch) {
             Offered::Accepted(number) => {
                 let message = MessageHead { mailbox, number, schema, trace };
@@ -331,6 +372,7 @@ impl Session {
             Offered::Waits(ticket) => {
                 let (done, outcome) = oneshot::channel();
                 out.waiting.insert(ticket, done);
+                starts_waiting = out.waiting.len() == 1;
                 Ok(Taken::Waits(Waiting { session: self.clone(), mailbox, ticket, outcome }))
             }
             Offered::Full => Err(Refused::Full),
@@ -338,7 +380,11 @@ impl Session {
             Offered::TooMany => Err(Refused::TooManyMailboxes),
         };
         self.settle(out);
+        let carrier = out.carrier.clone().filter(|_| starts_waiting);
         self.unlock_and_want(guard);
+        if let Some(carrier) = carrier {
+            carrier.work_began();
+        }
         taken
     }
 
@@ -351,6 +397,11 @@ impl Session {
             // Who waited behind it may go, on a link that is not there.
             self.unlock_and_want(guard);
         }
+    }
+
+    /// How many calls are open, of either side, and sends wait: whoever waits wants to know of the peer's end.
+    pub(super) fn outstanding(&self) -> usize {
+        self.exchange.open() + self.sends_waiting.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_ended(&self) -> bool {
@@ -379,7 +430,7 @@ impl Session {
         if let Some(old) = old {
             old.signal_all();
         }
-        carrier.calls_began();
+        carrier.work_began();
     }
 
     /// The link carries nothing new, because it stops. For a code that ends the session what was taken is still written.
@@ -387,7 +438,7 @@ impl Session {
         let mut out = lock(&self.out);
         if !code.keeps_session() {
             out.closing = true;
-            let refused: Vec<_> = out.waiting.drain().map(|(_, done)| done).collect();
+            let refused: Vec<_> = out.waiting.drain();
             out.lanes.drain_waiting();
             drop(out);
             refuse_all(refused);
@@ -406,7 +457,7 @@ impl Session {
 
     /// Whether something waits for a link.
     pub(crate) fn is_pending(&self) -> bool {
-        lock(&self.out).is_pending() || self.calls_open() > 0
+        lock(&self.out).is_pending() || self.outstanding() > 0
     }
 
     /// Ends the session: nothing is taken or delivered from now on, and whoever waits is told.
@@ -423,7 +474,7 @@ impl Session {
         out.ended = Some(reason);
         out.closing = true;
         out.carrier = None;
-        let refused: Vec<_> = out.waiting.drain().map(|(_, done)| done).collect();
+        let refused: Vec<_> = out.waiting.drain();
         out.lanes.drain_waiting();
         out.channels.iter_mut().for_each(|buffer| *buffer = Buffer::default());
         out.bodies.clear();

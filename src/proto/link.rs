@@ -119,8 +119,8 @@ impl Clockwork {
         self.heard = self.heard.max(now);
     }
 
-    /// So many calls are open, of either side: a caller waits for its answer, and a callee wants to know of its caller's
-    /// end.
+    /// So many calls are open, of either side, or sends wait for credit: a caller waits for its answer, a callee wants to know
+    /// of its caller's end, and a sender of the end of who grants.
     pub(crate) fn calls_open(&mut self, calls: usize, now: Instant) {
         if calls > 0 {
             self.mark_outstanding(now);

@@ -371,3 +371,21 @@ async fn a_mailbox_too_many_is_refused_until_one_closes() {
     assert_eq!(next(&mut events).await, NodeEvent::Up(b.id()));
     assert!(quiet(&mut events, secs(5)).await);
 }
+
+/// A send that waits for credit keeps asking for signs of life, however long it waits: when the peer vanishes, it is told.
+#[tokio::test(start_paused = true)]
+async fn a_send_that_waits_for_hours_is_told_of_the_end() {
+    let world = World::new(131);
+    let (a, b) = world.pair().await;
+    let inbox = b.mailbox::<Vec<u8>>();
+    let there = inbox.address().bind(&a);
+    a.cluster().connect(b.name()).await.unwrap();
+    while there.try_send(vec![0; 1000]).is_ok() {}
+    let waiting = tokio::spawn(async move { there.send(vec![0; 1000]).await });
+    tokio::time::sleep(secs(3600)).await;
+    assert!(!waiting.is_finished());
+    world.fabric.cut(ip(1), ip(2));
+    let cut = tokio::time::Instant::now();
+    assert!(matches!(waiting.await.unwrap(), Err(SendError::SessionEnded(_))));
+    assert!(cut.elapsed() < secs(15), "{:?}", cut.elapsed());
+}
