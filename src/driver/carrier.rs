@@ -187,14 +187,19 @@ impl Carrier {
 
     /// A body waits for a stream of its own.
     pub(crate) fn signal_body(&self) {
-        let turn = self.next_body.fetch_add(1, Ordering::Relaxed);
-        self.signal(self.bodies.start + turn % self.bodies.len());
+        self.signal_one_of(self.bodies.clone(), &self.next_body);
     }
 
     /// A large frame of a call waits for a stream of its own.
     pub(crate) fn signal_large_call(&self) {
-        let turn = self.next_large_call.fetch_add(1, Ordering::Relaxed);
-        self.signal(self.large_calls.start + turn % self.large_calls.len());
+        self.signal_one_of(self.large_calls.clone(), &self.next_large_call);
+    }
+
+    fn signal_one_of(&self, writers: std::ops::Range<usize>, next: &AtomicUsize) {
+        let turn = next.fetch_add(1, Ordering::Relaxed);
+        self.signal(writers.start + turn % writers.len());
+        // The one whose turn it is may be busy: whoever is idle takes it.
+        writers.for_each(|writer| self.channels[writer].notify_one());
     }
 
     pub(crate) fn signal_control(&self) {
