@@ -15,15 +15,15 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::time::Instant;
 
 use crate::config::LONGEST;
-use crate::driver::Shared;
 use crate::driver::asks::{Outcome, Ticket};
 use crate::driver::counters::CallCounters;
 use crate::driver::exchange::Content;
 use crate::driver::session::Session;
+use crate::driver::{Shared, decoding_node, inside};
 use crate::error::{AskError, ConnectError, SendError};
 use crate::id::NodeId;
 use crate::message::{Message, decode};
-use crate::messaging::{Address, decoding_node, inside};
+use crate::messaging::Address;
 use crate::rpc::{content, inherited};
 use crate::wire::Term;
 

@@ -12,7 +12,7 @@
 //! up nobody else.
 
 use std::borrow::Cow;
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
@@ -30,8 +30,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::codec::{self, DecodeError};
 use crate::driver::delivery::{Letter, cost};
 use crate::driver::mailboxes::{Entry, LocalRefused, Queue, RefusedMessage};
-use crate::driver::session::{Body, Refused, Session, Taken};
-use crate::driver::{Shared, lock};
+use crate::driver::session::{Body, Session};
+use crate::driver::waiting::{Refused, Taken};
+use crate::driver::{Shared, decoding_node, inside, lock};
 use crate::error::{ConnectError, Effect, RecvError, SendError};
 use crate::id::{NodeId, Pid};
 use crate::message::{Message, check, schema};
@@ -338,29 +339,6 @@ impl<M: Message> fmt::Debug for Mailbox<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mailbox").field("pid", &self.pid()).field("tag", &M::tag()).finish()
     }
-}
-
-thread_local! {
-    /// The node in which a value is being decoded, so that addresses in it are bound to that node.
-    static INSIDE: RefCell<Option<Arc<Shared>>> = const { RefCell::new(None) };
-}
-
-/// Runs a decoder inside a node.
-pub(crate) fn inside<T>(shared: &Arc<Shared>, decode: impl FnOnce() -> T) -> T {
-    /// Restores what was there before, also when the decoder panics.
-    struct Restore(Option<Arc<Shared>>);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            INSIDE.set(self.0.take());
-        }
-    }
-    let _restore = Restore(INSIDE.replace(Some(shared.clone())));
-    decode()
-}
-
-/// The node in which a value is being decoded, if it is decoded in one.
-pub(crate) fn decoding_node() -> Option<Arc<Shared>> {
-    INSIDE.with_borrow(Clone::clone)
 }
 
 /// Where to send messages of one type: a mailbox's [`Pid`] with its type.
@@ -720,7 +698,7 @@ impl<M: Message> Serialize for Address<M> {
 impl<'de, M: Message> Deserialize<'de> for Address<M> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let pid = Pid::deserialize(deserializer)?;
-        let shared = INSIDE.with_borrow(Clone::clone);
+        let shared = decoding_node();
         Ok(Self { pid, shared, sent_in: Mutex::new(None), message: PhantomData })
     }
 }

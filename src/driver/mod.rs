@@ -16,7 +16,9 @@ pub(crate) mod peers;
 pub(crate) mod session;
 #[cfg(all(test, feature = "sim"))]
 mod tests;
+pub(crate) mod waiting;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,6 +51,29 @@ use crate::wire::{Code, NodeFlags};
 /// A poisoned lock only says that another task panicked; what it guards is consistent between moves.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+thread_local! {
+    /// The node in which a value is being decoded, so that addresses in it are bound to that node.
+    static INSIDE: RefCell<Option<Arc<Shared>>> = const { RefCell::new(None) };
+}
+
+/// Runs a decoder inside a node.
+pub(crate) fn inside<T>(shared: &Arc<Shared>, decode: impl FnOnce() -> T) -> T {
+    /// Restores what was there before, also when the decoder panics.
+    struct Restore(Option<Arc<Shared>>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            INSIDE.set(self.0.take());
+        }
+    }
+    let _restore = Restore(INSIDE.replace(Some(shared.clone())));
+    decode()
+}
+
+/// The node in which a value is being decoded, if it is decoded in one.
+pub(crate) fn decoding_node() -> Option<Arc<Shared>> {
+    INSIDE.with_borrow(Clone::clone)
 }
 
 /// What everything of one node shares.

@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::carrier::Carrier;
 use super::delivery::{Letter, Run};
 use super::exchange::{Exchange, LargeCall, Terms};
+use super::waiting::{Refused, Taken, Waiters, Waiting, refuse_all};
 use super::{PoolChange, Shared, lock};
 use crate::config::Config;
 use crate::error::DownReason;
@@ -86,47 +87,6 @@ struct Item {
     body: Bytes,
 }
 
-/// Why a message was not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
-    Full,
-    MailboxClosed,
-    TooManyMailboxes,
-    SessionEnded,
-}
-
-/// A message that was taken, or that waits for credit.
-#[derive(Debug)]
-pub(crate) enum Taken {
-    Accepted,
-    Waits(Waiting),
-}
-
-/// A message that waits for credit. Dropping it takes the message back, unless it was accepted meanwhile.
-#[derive(Debug)]
-pub(crate) struct Waiting {
-    session: Arc<Session>,
-    mailbox: u64,
-    ticket: Ticket,
-    outcome: oneshot::Receiver<Result<(), Refused>>,
-}
-
-impl Waiting {
-    pub(crate) fn session(&self) -> &Arc<Session> {
-        &self.session
-    }
-
-    pub(crate) async fn accepted(&mut self) -> Result<(), Refused> {
-        (&mut self.outcome).await.unwrap_or(Err(Refused::SessionEnded))
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.session.take_back(self.mailbox, self.ticket);
-    }
-}
-
 /// The association with one life of one peer.
 pub(crate) struct Session {
     pub(crate) id: SessionId,
@@ -149,41 +109,6 @@ pub(crate) struct Session {
     pub(super) exchange: Exchange,
     /// What frames that have begun and are not complete may take, over all links.
     assembly: Arc<Semaphore>,
-}
-
-/// Sends that wait for credit or room.
-#[derive(Default)]
-struct Waiters {
-    by_ticket: HashMap<Ticket, oneshot::Sender<Result<(), Refused>>>,
-    /// How many, to be read without the lock.
-    count: Arc<AtomicUsize>,
-}
-
-impl Waiters {
-    fn insert(&mut self, ticket: Ticket, done: oneshot::Sender<Result<(), Refused>>) {
-        self.by_ticket.insert(ticket, done);
-        self.counted();
-    }
-
-    fn remove(&mut self, ticket: &Ticket) -> Option<oneshot::Sender<Result<(), Refused>>> {
-        let done = self.by_ticket.remove(ticket);
-        self.counted();
-        done
-    }
-
-    fn drain(&mut self) -> Vec<oneshot::Sender<Result<(), Refused>>> {
-        let all = std::mem::take(&mut self.by_ticket);
-        self.counted();
-        all.into_values().collect()
-    }
-
-    fn len(&self) -> usize {
-        self.by_ticket.len()
-    }
-
-    fn counted(&self) {
-        self.count.store(self.by_ticket.len(), Ordering::Release);
-    }
 }
 
 struct Out {
@@ -388,7 +313,7 @@ impl Session {
         taken
     }
 
-    fn take_back(&self, mailbox: u64, ticket: Ticket) {
+    pub(super) fn take_back(&self, mailbox: u64, ticket: Ticket) {
         let mut guard = lock(&self.out);
         let out = &mut *guard;
         if out.waiting.remove(&ticket).is_some() {
@@ -909,12 +834,6 @@ impl Out {
             || !self.returns.is_empty()
             || !self.closes.is_empty()
             || self.short.is_some()
-    }
-}
-
-fn refuse_all(waiting: Vec<oneshot::Sender<Result<(), Refused>>>) {
-    for done in waiting {
-        let _ = done.send(Err(Refused::SessionEnded));
     }
 }
 

@@ -11,15 +11,14 @@ use tokio::time::Instant;
 
 use super::{Method, Rpc, Target, content, inherited};
 use crate::config::LONGEST;
-use crate::driver::Shared;
 use crate::driver::calls::{CallState, Request, call_local};
 use crate::driver::counters::CallCounters;
 use crate::driver::exchange::{Answer, Ask, Content, RequestError, Taken};
 use crate::driver::session::Session;
+use crate::driver::{Shared, inside};
 use crate::error::{CallError, ConnectError};
 use crate::id::{NodeId, NodeName};
 use crate::message::{Message, decode};
-use crate::messaging::inside;
 use crate::trace::Trace;
 use crate::wire::{Status, TAG_MAX, Term};
 

@@ -8,12 +8,11 @@ use std::sync::Arc;
 use super::context::OverGuard;
 use super::{CallContext, Method, Scope, content};
 use crate::DecodeError;
-use crate::driver::Shared;
 use crate::driver::calls::{Handler, Reply, Request, contained, supervise};
 use crate::driver::exchange::Content;
+use crate::driver::{Shared, inside};
 use crate::error::{ServeError, SinkError};
 use crate::message::{Message, decode};
-use crate::messaging::inside;
 use crate::wire::Status;
 
 /// A method being served. Dropping it goes on serving; [`Serving::stop`] ends it.

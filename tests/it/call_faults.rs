@@ -65,7 +65,7 @@ async fn settles(node: &Node) {
 }
 
 /// A callee that freezes before the request is written: calls of all kinds end at their time, and not 200 ms later.
-/// Scenario 109.
+///
 #[tokio::test(start_paused = true)]
 async fn a_frozen_callee_holds_nobody_beyond_the_time() {
     let world = World::new(101);
@@ -125,7 +125,7 @@ async fn a_frozen_callee_holds_nobody_beyond_the_time() {
     settles(&b).await;
 }
 
-/// A thousand calls time out, then all late answers arrive: nobody sees one, and nothing is left. Scenario 110.
+/// A thousand calls time out, then all late answers arrive: nobody sees one, and nothing is left.
 #[tokio::test(start_paused = true)]
 async fn late_answers_reach_nobody() {
     let world = World::new(102);
@@ -154,7 +154,7 @@ async fn late_answers_reach_nobody() {
 }
 
 /// The callee dies in the middle of a call: it is lost when the link is, not at its own far deadline; stopped in good order,
-/// the callee lets it come to its end, and refuses what comes then. Scenario 112.
+/// the callee lets it come to its end, and refuses what comes then.
 #[tokio::test(start_paused = true)]
 async fn calls_to_a_callee_that_dies_or_stops() {
     const SLOW: Method<u64, u64> = Method::new("slow");
@@ -212,7 +212,7 @@ async fn calls_to_a_callee_that_dies_or_stops() {
     settles(&a).await;
 }
 
-/// A node that does not exist, or cannot be reached, is a typed error within the set-up time. Scenario 113.
+/// A node that does not exist, or cannot be reached, is a typed error within the set-up time.
 #[tokio::test(start_paused = true)]
 async fn unknown_and_unreachable_nodes_are_not_connected() {
     let world = World::new(104);
@@ -247,7 +247,7 @@ async fn unknown_and_unreachable_nodes_are_not_connected() {
     settles(&b).await;
 }
 
-/// A handler is dropped when its caller times out, drops the call, or dies; so is one of a stream. Scenario 115.
+/// A handler is dropped when its caller times out, drops the call, or dies; so is one of a stream.
 #[tokio::test(start_paused = true)]
 async fn handlers_end_with_their_callers() {
     const ENDLESS: Method<u64, u64> = Method::new("endless");
@@ -286,7 +286,7 @@ async fn handlers_end_with_their_callers() {
     settles(&b).await;
 }
 
-/// A callee that lacks the method says so at once, again and again, and the link stays. Scenario 121.
+/// A callee that lacks the method says so at once, again and again, and the link stays.
 #[tokio::test(start_paused = true)]
 async fn a_missing_method_is_told_at_once() {
     let world = World::new(106);
@@ -417,7 +417,7 @@ async fn links_change_under_open_calls() {
 }
 
 /// A reply that must not overtake what was promised before it goes the way of the messages: state and reply, large and
-/// small, arrive in the order of sending under loss. Scenario 103.
+/// small, arrive in the order of sending under loss.
 #[tokio::test(start_paused = true)]
 async fn a_reply_by_message_never_overtakes_state() {
     #[derive(Serialize, Deserialize)]

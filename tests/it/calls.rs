@@ -64,7 +64,7 @@ async fn settles(node: &Node) {
 }
 
 /// Here and there the same happens: an answer, an application's own error, a panic, a time-out, a method that is missing.
-/// Scenario 106.
+///
 #[tokio::test]
 async fn here_and_there_calls_end_alike() {
     const HALF: Method<u64, Result<u64, String>> = Method::new("half");
@@ -110,7 +110,7 @@ async fn here_and_there_calls_end_alike() {
     settles(&a).await;
 }
 
-/// A handler whose helper dies, or that is dropped with its runtime, answers so at once, not at the deadline. Scenario 107.
+/// A handler whose helper dies, or that is dropped with its runtime, answers so at once, not at the deadline.
 #[tokio::test]
 async fn handlers_that_die_say_so_at_once() {
     const HELPER: Method<bool, u64> = Method::new("helper");
@@ -212,7 +212,7 @@ async fn deadlines_and_traces_go_from_call_to_call() {
 }
 
 /// Positional results for seven nodes, of which one is this, one is dead, one does not serve, one is named twice; it takes
-/// as long as the slowest. Scenario 116.
+/// as long as the slowest.
 #[tokio::test]
 async fn a_multicall_answers_by_position() {
     const WORK: Method<u64, u64> = Method::new("work");
@@ -255,7 +255,7 @@ async fn a_multicall_answers_by_position() {
 }
 
 /// A cast runs once and says nothing: a missing method and a panic are counted at the callee, bad arguments are errors here.
-/// Scenario 118.
+///
 #[tokio::test]
 async fn casts_run_once_and_fail_in_silence() {
     const TELL: Method<u64, ()> = Method::new("tell");
@@ -303,7 +303,7 @@ async fn casts_run_once_and_fail_in_silence() {
     assert_eq!(b.rpc().stats().casts_failed, 3);
 }
 
-/// A call is a future: not ready, again and again, then ready once; several are used out of order. Scenario 119.
+/// A call is a future: not ready, again and again, then ready once; several are used out of order.
 #[tokio::test]
 async fn calls_are_futures_that_complete_once_and_out_of_order() {
     const WAIT: Method<u64, u64> = Method::new("wait");
@@ -541,7 +541,7 @@ async fn questions_are_replied_to_from_anywhere() {
 }
 
 /// A question to a mailbox that is closed, closes, or whose node goes away fails at once; a late reply reaches nothing,
-/// least of all a mailbox. Scenario 100.
+/// least of all a mailbox.
 #[tokio::test]
 async fn questions_that_cannot_be_replied_to_fail_at_once() {
     let (a, b) = pair().await;
@@ -670,7 +670,7 @@ async fn one_peer_cannot_take_all_places() {
     assert_eq!(b.rpc().stats().overloaded, 3);
 }
 
-/// Ten thousand slow calls do not delay a fast one; beyond the cap they are refused, not queued. Scenario 122.
+/// Ten thousand slow calls do not delay a fast one; beyond the cap they are refused, not queued.
 #[tokio::test]
 async fn slow_calls_do_not_delay_fast_ones() {
     const CROWD: usize = 10_000;

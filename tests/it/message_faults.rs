@@ -45,7 +45,7 @@ fn inbox(at: &Node, from: &Node) -> (Mailbox<Bytes>, Address<Bytes>) {
 
 /// Half a gigabyte crosses a link of 100 Mbit/s whose queue holds a tenth of a second: nothing is lost, the session lasts,
 /// and a small call waits for the queue and little more. `BULK_MIB=512` for all of it; a part by default, which has the
-/// same queue from its second second on. Scenario 88.
+/// same queue from its second second on.
 #[tokio::test(start_paused = true)]
 async fn bulk_fills_a_link_and_calls_pass_beside_it() {
     let messages = std::env::var("BULK_MIB").ok().and_then(|text| text.parse().ok()).unwrap_or(64);
@@ -90,7 +90,7 @@ async fn bulk_fills_a_link_and_calls_pass_beside_it() {
     assert!(quiet(&mut events, secs(5)).await, "one session all along");
 }
 
-/// 1 B and 8 MiB in turn, to one mailbox, arrive in the order of sending although packets are lost. Scenario 80.
+/// 1 B and 8 MiB in turn, to one mailbox, arrive in the order of sending although packets are lost.
 #[tokio::test(start_paused = true)]
 async fn least_and_largest_keep_their_order_under_loss() {
     let world = World::new(202);
@@ -135,7 +135,7 @@ async fn rebinding_under_large_messages_is_not_seen() {
 }
 
 /// A thousand sends that begin during the handshake arrive each once, in the order in which they began, after the session
-/// was told. Scenario 86.
+/// was told.
 #[tokio::test(start_paused = true)]
 async fn sends_during_the_handshake_arrive_in_order() {
     let world = World::new(204);
@@ -169,7 +169,7 @@ async fn sends_during_the_handshake_arrive_in_order() {
 }
 
 /// With one mailbox stuffed, small and large, others of the same session have all of the path, and calls are as quick as
-/// before. Scenario 94.
+/// before.
 #[tokio::test(start_paused = true)]
 async fn a_stuffed_mailbox_takes_nothing_from_others() {
     let world = World::new(205);
@@ -224,7 +224,7 @@ async fn a_stuffed_mailbox_takes_nothing_from_others() {
 
 /// With the peer frozen and all buffers full, nothing that need not wait does: a send that would returns `Full` at once,
 /// one that may wait waits and can be given up, and casts, mailboxes and methods are what they were. After the thaw all
-/// that was accepted arrives in order, and nothing that was given up. Scenario 95.
+/// that was accepted arrives in order, and nothing that was given up.
 #[tokio::test(start_paused = true)]
 async fn a_frozen_peer_and_full_buffers_hold_nobody() {
     const NOTE: Method<u64, ()> = Method::new("note");
@@ -305,7 +305,7 @@ async fn a_frozen_peer_and_full_buffers_hold_nobody() {
 }
 
 /// Sends that wait for credit end with the session when the peer vanishes although nothing else is under way: when the
-/// link, idle by then, is to be closed and is not answered. Scenario 98.
+/// link, idle by then, is to be closed and is not answered.
 #[tokio::test(start_paused = true)]
 async fn sends_that_wait_end_when_the_peer_vanishes() {
     let world = World::new(207);

@@ -35,7 +35,7 @@ fn known_as<A: Message, B: Message>(address: &Address<A>, node: &Node) -> Addres
 }
 
 /// 64 messages of 32 KiB, then 32 of 64 KiB, on this side and on the other of what travels on its own stream: the count
-/// and the bytes are exact. Scenario 82.
+/// and the bytes are exact.
 #[tokio::test]
 async fn counts_and_bytes_are_exact() {
     let (a, b) = pair().await;
@@ -55,7 +55,7 @@ async fn counts_and_bytes_are_exact() {
     }
 }
 
-/// One message of 16,384 chunks of 65 random bytes comes back equal. Scenario 83.
+/// One message of 16,384 chunks of 65 random bytes comes back equal.
 #[tokio::test]
 async fn a_message_of_many_chunks_comes_back_equal() {
     type Chunks = Vec<Vec<u8>>;
@@ -69,7 +69,7 @@ async fn a_message_of_many_chunks_comes_back_equal() {
     assert!(home.recv_timeout(SOON).await.unwrap() == chunks);
 }
 
-/// 1 B and 8 MiB in turn, to one mailbox, arrive in the order of sending. Scenario 80.
+/// 1 B and 8 MiB in turn, to one mailbox, arrive in the order of sending.
 #[tokio::test]
 async fn least_and_largest_keep_their_order() {
     let (a, b) = pair().await;
@@ -126,7 +126,7 @@ fn rich(home: &Mailbox<u64>) -> Rich {
 }
 
 /// The first send of all, to a node without a link, brings the same as later ones. When the session was ended, its address
-/// says so once and delivers with the next send; one that was stored delivers at once. Scenario 85.
+/// says so once and delivers with the next send; one that was stored delivers at once.
 #[tokio::test]
 async fn the_first_send_and_the_one_after_an_end_bring_the_same() {
     let (a, b) = pair().await;
@@ -162,7 +162,7 @@ async fn the_first_send_and_the_one_after_an_end_bring_the_same() {
 }
 
 /// The largest message arrives; one byte more is refused here, also where only the peer takes no more, and nothing of it
-/// is sent. Scenario 89.
+/// is sent.
 #[tokio::test]
 async fn a_message_too_large_is_refused_before_it_is_sent() {
     const MIB: usize = 1 << 20;
@@ -244,7 +244,7 @@ impl Message for Garbled {
 }
 
 /// A message that does not decode is skipped, told to the hook and counted, once on each side; the link and what is sent
-/// around it are as before. Scenario 92.
+/// around it are as before.
 #[tokio::test]
 async fn a_message_that_does_not_decode_is_skipped_and_counted_once() {
     let cookie = Cookie::generate();
@@ -290,7 +290,7 @@ async fn a_message_that_does_not_decode_is_skipped_and_counted_once() {
     assert!(tokio::time::timeout(Duration::ZERO, events.next()).await.is_err(), "the session goes on");
 }
 
-/// 16,384 sends to a live mailbox all arrive, from its own node and from another, and in order. Scenario 97.
+/// 16,384 sends to a live mailbox all arrive, from its own node and from another, and in order.
 #[tokio::test]
 async fn every_send_to_a_live_mailbox_arrives() {
     let (a, b) = pair().await;
@@ -311,7 +311,7 @@ async fn every_send_to_a_live_mailbox_arrives() {
 }
 
 /// A send to a mailbox that is closed says so, here and from afar, to all that send and to those that wait; and it gives
-/// the message back. Scenario 97.
+/// the message back.
 #[tokio::test]
 async fn a_closed_mailbox_says_so_here_and_there() {
     let (a, b) = pair().await;
@@ -481,7 +481,7 @@ async fn an_address_is_bound_by_the_node_that_decodes_it() {
 }
 
 /// A hundred thousand messages that do not decode do not starve who sends good ones: to the same mailbox and to another.
-/// Scenario 92.
+///
 #[tokio::test]
 async fn a_flood_that_does_not_decode_starves_nobody() {
     const FLOOD: u64 = 100_000;
