@@ -179,19 +179,23 @@ async fn a_second_life_of_a_live_name_is_refused() {
 #[tokio::test(start_paused = true)]
 async fn shutdown_flushes_and_says_goodbye() {
     let world = World::new(8);
-    let (a, b) = world.pair().await;
+    let a = world.node("a", 1).await;
+    // Room for all of them unread.
+    let mut config = distribute::Config::default();
+    config.lane_window = 128 << 10;
+    let b = world.builder("b", 2).config(config).start().await.unwrap();
     world.fabric.conditions(distribute::sim::Conditions::default().latency(millis(30)).loss(0.05));
     let mut inbox = b.mailbox::<u64>();
     let mut own = a.mailbox::<u64>();
     let mut events = b.cluster().node_events();
     let there = inbox.address().bind(&a);
-    for n in 0..200 {
+    for n in 0..500 {
         there.send(n).await.unwrap();
     }
     let stopping = Instant::now();
     a.shutdown().await;
-    println!("a shutdown with 200 messages to flush took {:?}", stopping.elapsed());
-    for n in 0..200 {
+    println!("a shutdown with 500 messages to flush took {:?}", stopping.elapsed());
+    for n in 0..500 {
         assert_eq!(inbox.recv_timeout(secs(1)).await, Ok(n));
     }
     assert_eq!(next(&mut events).await, NodeEvent::Up(a.id()));
