@@ -7,6 +7,8 @@
 //!
 //! [RFC 9000, section 16]: https://www.rfc-editor.org/rfc/rfc9000#section-16
 
+pub(crate) mod membership;
+
 use std::str;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -752,6 +754,17 @@ pub(crate) struct NodeFlags {
     pub(crate) client: bool,
 }
 
+impl NodeFlags {
+    fn to_byte(self) -> u8 {
+        u8::from(self.not_dialable) | u8::from(self.client) << 1
+    }
+
+    /// Bits that nobody knows yet say nothing.
+    fn from_byte(byte: u8) -> Self {
+        Self { not_dialable: byte & 1 != 0, client: byte & 2 != 0 }
+    }
+}
+
 const ADDRESSES_MAX: usize = 4;
 const CODECS_MAX: usize = 16;
 
@@ -768,7 +781,7 @@ impl Hello {
         put_text(&mut body, &self.cluster);
         put_text(&mut body, self.name.as_str());
         put_list(&mut body, &self.addresses, ADDRESSES_MAX, put_address);
-        body.push(u8::from(self.flags.not_dialable) | u8::from(self.flags.client) << 1);
+        body.push(self.flags.to_byte());
         for value in [self.known_incarnation, self.ended, self.seen_ended] {
             body.extend_from_slice(&value.to_be_bytes());
         }
@@ -799,12 +812,7 @@ impl Hello {
         let message_max = take_be32(&mut body)?;
         let codecs = take_list(&mut body, CODECS_MAX, take_u8)?;
         let cluster = take_text(&mut body, crate::id::CLUSTER_NAME_MAX)?;
-        let name = take_text(&mut body, NODE_NAME_MAX)?;
-        let parsed = NodeName::parse(&name).map_err(|_| WireError::Value("node name"))?;
-        if parsed.as_str() != name {
-            // Proofs and certificates are over the text: only one spelling of a name may exist.
-            return Err(WireError::Value("node name"));
-        }
+        let name = take_node_name(&mut body)?;
         let addresses = take_list(&mut body, ADDRESSES_MAX, take_address)?;
         let flags = take_u8(&mut body)?;
         let hello = Self {
@@ -815,9 +823,9 @@ impl Hello {
             message_max,
             codecs,
             cluster,
-            name: parsed,
+            name,
             addresses,
-            flags: NodeFlags { not_dialable: flags & 1 != 0, client: flags & 2 != 0 },
+            flags: NodeFlags::from_byte(flags),
             known_incarnation: take_be64(&mut body)?,
             ended: take_be64(&mut body)?,
             seen_ended: take_be64(&mut body)?,
@@ -1047,6 +1055,12 @@ fn take_text(body: &mut Bytes, max: usize) -> Result<String, WireError> {
     str::from_utf8(&bytes).map(str::to_owned).map_err(|_| WireError::Value("UTF-8"))
 }
 
+fn take_node_name(body: &mut Bytes) -> Result<NodeName, WireError> {
+    let text = take_text(body, NODE_NAME_MAX)?;
+    // Proofs, certificates and hashes are over the text: only one spelling of a name may exist.
+    NodeName::parse(&text).ok().filter(|name| name.as_str() == text).ok_or(WireError::Value("node name"))
+}
+
 fn put_list<T>(out: &mut Vec<u8>, list: &[T], max: usize, put: impl Fn(&mut Vec<u8>, &T)) {
     let len = list.len().min(max);
     out.push(len as u8);
@@ -1065,18 +1079,18 @@ fn take_list<T>(
     (0..len).map(|_| take(body)).collect()
 }
 
-fn put_address(out: &mut Vec<u8>, address: &std::net::SocketAddr) {
+fn put_address(out: &mut impl Fields, address: &std::net::SocketAddr) {
     match address.ip() {
         std::net::IpAddr::V4(ip) => {
-            out.push(4);
-            out.extend_from_slice(&ip.octets());
+            out.bytes(&[4]);
+            out.bytes(&ip.octets());
         }
         std::net::IpAddr::V6(ip) => {
-            out.push(6);
-            out.extend_from_slice(&ip.octets());
+            out.bytes(&[6]);
+            out.bytes(&ip.octets());
         }
     }
-    out.extend_from_slice(&address.port().to_be_bytes());
+    out.bytes(&address.port().to_be_bytes());
 }
 
 fn take_address(body: &mut Bytes) -> Result<std::net::SocketAddr, WireError> {
