@@ -6,6 +6,10 @@ use std::time::Duration;
 ///
 /// Limits hold for one node; two nodes need not agree on them. [`Config::validate`] is called at start.
 ///
+/// There are three presets of the times of membership: [`Config::lan`], which is the default, [`Config::wan`] and
+/// [`Config::local`]. Use the same on all nodes of a cluster: a node whose suspicions are shorter than the others'
+/// declares dead whom the others still give time.
+///
 /// ```
 /// use std::time::Duration;
 /// use distribute::Config;
@@ -124,8 +128,89 @@ pub struct Config {
     /// body, and one item may go beyond. Default 256 KiB. Larger suits long fat networks; a caller holds so much for each
     /// stream that it does not read.
     pub call_window: usize,
-    /// Events that a subscriber may leave unread before it is told `Lagged`. Default 1024.
+    /// Events that a subscriber may leave unread before it is told `Lagged`, and facts of gossip before the oldest are
+    /// dropped. Default 1024.
     pub events_max: usize,
+
+    /// Membership asks one other member for a sign of life in each such interval, and all in turn. Default 1 s, as in
+    /// memberlist. A crash is noticed after 1.6 intervals on average, however large the cluster is (SWIM, 3.1), and
+    /// declared when the suspicion is over. Shorter notices sooner and costs each node in proportion; so short that
+    /// busy nodes cannot follow, and members are suspected for nothing.
+    pub probe_interval: Duration,
+    /// How long a member may take to answer before others are asked to try. Default 500 ms, as in memberlist; below
+    /// `probe_interval`, whose rest is left for the detour. Longer than the round trip between the farthest members, or
+    /// every probe takes the detour.
+    pub probe_timeout: Duration,
+    /// How much longer a probe waits when it has to dial first. Default 1 s, the first retransmission of a lost
+    /// handshake packet (RFC 9002, 6.2.2). Too short, and members that nobody talks to are suspected when a packet is
+    /// lost.
+    pub dial_allowance: Duration,
+    /// How many others are asked to try when a member does not answer. Default 3, as in the SWIM paper's analysis and
+    /// in memberlist; at most 32. None, and each packet lost is a suspicion; many, and a failed switch makes a burst of
+    /// probes.
+    pub probe_helpers: usize,
+    /// The highest score that a node gives its own bad health, when its probes fail or it is suspected itself. Its
+    /// probes take `score + 1` times as long. Default 7, at most 100, memberlist's limit (the Lifeguard paper has 8). 0
+    /// turns it off, and a node that is short of CPU suspects the healthy.
+    pub health_score_max: u32,
+    /// The shortest time that a suspected member has to object, in probe intervals, times the decimal logarithm of the
+    /// number of members from ten on. Default 4, between 1 and 100: 4 s up to ten members, 12 s with a thousand. It is
+    /// memberlist's value (the Lifeguard paper measured 5). Shorter declares the dead sooner, and more of the living:
+    /// at 2, the paper has seven times the false deaths of 5 at 57 % of the time.
+    pub suspicion_mult: u32,
+    /// The longest such time, in shortest ones. Default 6, between 1 and 100, the Lifeguard paper's. A suspicion begins
+    /// with the longest time, and each further accuser shortens it; so long takes a death that only one node has
+    /// noticed. 1 trusts the first accuser as much as several.
+    pub suspicion_max_mult: u32,
+    /// How many accusers beside the first shorten a suspicion to its shortest time. Default 2, at most 32:
+    /// `suspicion_mult` less 2, as in memberlist (the Lifeguard paper has 3). More gives those time who only a few
+    /// cannot reach; 0 turns it off.
+    pub suspicion_accusers: usize,
+    /// How often a node passes on what it has heard, times the decimal logarithm of the number of members, rounded up.
+    /// Default 4, between 1 and 100, memberlist's. Fewer reach all members less often by gossip alone, and leave the
+    /// rest to the comparisons of `sync_interval`; more costs packets, only while there is something to tell.
+    pub retransmit_mult: u32,
+    /// How often a node tells others what is new, beside what rides on probes. Default 200 ms, memberlist's: a thousand
+    /// members know within a second. While nothing is new, nothing is sent.
+    pub gossip_interval: Duration,
+    /// How many others it tells each time. Default 3, between 1 and 32, memberlist's.
+    pub gossip_fanout: usize,
+    /// For how long the dead are told that they are. Default 30 s, memberlist's. It is how a member that was falsely
+    /// declared dead learns of it and objects; later only `reconnect_interval` finds it. Not above `dead_kept`.
+    pub gossip_to_dead: Duration,
+    /// How often a node compares all that it knows with another member, on a stream, and repairs what differs. Default
+    /// 30 s, memberlist's. It finds what gossip missed: shorter finds it sooner; if nothing differs it costs a packet.
+    pub sync_interval: Duration,
+    /// How often a node dials one of the dead, in case it was cut off and not dead, and tries a way into the cluster
+    /// while it sees no other member (see [`Builder::join`](crate::Builder::join)). Default 10 s (serf tries every 30
+    /// s). It bounds how long two halves of a cluster stay apart after a partition.
+    pub reconnect_interval: Duration,
+    /// How long the dead and those who left are remembered. Default 10 min, our own choice. Too short, and an old
+    /// rumour brings them back to life; so it must be at least the longest suspicion of a cluster of `members_max`, and
+    /// two `sync_interval`. Long keeps members listed that are long gone.
+    pub dead_kept: Duration,
+    /// A member that was declared dead so often within `flap_window`, and objected each time, holds its next objection
+    /// back. Default 3, at least 1; our own choice, because SWIM lets a half-dead member die and return for ever.
+    /// Higher lets it flap for longer.
+    pub flap_deaths: u32,
+    /// See [`flap_deaths`](Self::flap_deaths). Default 10 min.
+    pub flap_window: Duration,
+    /// How long such a member first holds its objection back: for so long it stays dead. It doubles each time after, up
+    /// to `hold_down_max`, and starts anew after a quiet `flap_window`. Default 60 s.
+    pub hold_down: Duration,
+    /// See [`hold_down`](Self::hold_down). Default 1 h; not below it.
+    pub hold_down_max: Duration,
+    /// To how many others a node that cannot be dialled keeps links. Default 3, between 1 and 64. Only these can tell
+    /// whether it lives: with one, that one's failure is taken for its death.
+    pub kept_links: usize,
+    /// Members that are known at one time, those that are still remembered included. Default 16384, between 1 and 2^18;
+    /// with 1 a node knows nobody but itself, and asks nobody. More are left out and counted. Name, addresses and metadata of one take 1 KiB at most, and the tables around
+    /// them their part.
+    pub members_max: usize,
+    /// Own facts of gossip that may wait to be spread, and facts of all members that are being spread. Default 256,
+    /// between 1 and 65536; each takes 1 KiB at most. An own fact beyond fails with
+    /// [`Busy`](crate::PublishError::Busy), another's is dropped and counted.
+    pub facts_max: usize,
 
     /// QUIC's own idle time-out, behind the signs of life. Default 90 s.
     pub quic_idle_timeout: Duration,
@@ -136,7 +221,7 @@ pub struct Config {
     pub stream_window: u32,
     /// Bytes that this side may have in flight on one link. Default 8 MiB.
     pub send_window: u32,
-    /// Buffers for datagrams, in bytes per link and direction. Default 64 KiB.
+    /// What QUIC holds of datagrams that have arrived and are not read yet, in bytes per link. Default 64 KiB.
     pub datagram_buffer: usize,
     /// The largest UDP payload that path MTU discovery tries. Default 1452, which fits Ethernet; at most 6500, because
     /// with segmentation offload ten segments must fit 64 KiB, and beyond that packets vanish.
@@ -194,6 +279,28 @@ impl Default for Config {
             calls_max: 16 * 1024,
             call_window: 256 * KIB,
             events_max: 1024,
+            probe_interval: Duration::from_secs(1),
+            probe_timeout: Duration::from_millis(500),
+            dial_allowance: Duration::from_secs(1),
+            probe_helpers: 3,
+            health_score_max: 7,
+            suspicion_mult: 4,
+            suspicion_max_mult: 6,
+            suspicion_accusers: 2,
+            retransmit_mult: 4,
+            gossip_interval: Duration::from_millis(200),
+            gossip_fanout: 3,
+            gossip_to_dead: Duration::from_secs(30),
+            sync_interval: Duration::from_secs(30),
+            reconnect_interval: Duration::from_secs(10),
+            dead_kept: Duration::from_secs(10 * 60),
+            flap_deaths: 3,
+            flap_window: Duration::from_secs(10 * 60),
+            hold_down: Duration::from_secs(60),
+            hold_down_max: Duration::from_secs(60 * 60),
+            kept_links: 3,
+            members_max: 16 * 1024,
+            facts_max: 256,
             quic_idle_timeout: Duration::from_secs(90),
             streams_max: 64,
             stream_window: 1_250_000,
@@ -218,6 +325,63 @@ pub struct ConfigError {
 }
 
 impl Config {
+    /// Numbers for members in one region, a few milliseconds apart: the default.
+    #[must_use]
+    pub fn lan() -> Self {
+        Self::default()
+    }
+
+    /// Numbers for members that are continents apart, or on networks that stall: failures are noticed several times
+    /// later than with [`Config::lan`], and fewer are false. The times of membership are memberlist's for wide areas:
+    /// probes every 5 s that may take 3 s, `suspicion_mult` 6 with 4 accusers, gossip to 4 every 500 ms, to the dead
+    /// for 60 s, a comparison every 60 s. With them go `dial_allowance` 3 s, `dead_kept` 20 min, and dials and
+    /// greetings of 10 s with `conflict_check` 3 s.
+    #[must_use]
+    pub fn wan() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(10),
+            hello_timeout: Duration::from_secs(10),
+            conflict_check: Duration::from_secs(3),
+            probe_interval: Duration::from_secs(5),
+            probe_timeout: Duration::from_secs(3),
+            dial_allowance: Duration::from_secs(3),
+            suspicion_mult: 6,
+            suspicion_accusers: 4,
+            gossip_interval: Duration::from_millis(500),
+            gossip_fanout: 4,
+            gossip_to_dead: Duration::from_secs(60),
+            sync_interval: Duration::from_secs(60),
+            dead_kept: Duration::from_secs(20 * 60),
+            ..Self::default()
+        }
+    }
+
+    /// Numbers for members on one machine, as in development: failures are noticed sooner than with [`Config::lan`].
+    /// The times of membership are memberlist's for loopback: probes may take 200 ms and ask one helper,
+    /// `suspicion_mult` 3 with one accuser, `retransmit_mult` 2, gossip every 100 ms, to the dead for 15 s, a
+    /// comparison every 15 s.
+    #[must_use]
+    pub fn local() -> Self {
+        Self {
+            probe_timeout: Duration::from_millis(200),
+            probe_helpers: 1,
+            suspicion_mult: 3,
+            suspicion_accusers: 1,
+            retransmit_mult: 2,
+            gossip_interval: Duration::from_millis(100),
+            gossip_to_dead: Duration::from_secs(15),
+            sync_interval: Duration::from_secs(15),
+            ..Self::default()
+        }
+    }
+
+    /// The longest that a member can be suspected in a cluster of `members_max`, before rounding.
+    fn suspicion_max(&self) -> Duration {
+        let scale = (self.members_max as f64).log10().max(1.0);
+        self.probe_interval.mul_f64(scale * f64::from(self.suspicion_mult) * f64::from(self.suspicion_max_mult))
+    }
+
     /// Checks that the settings can work together.
     ///
     /// # Errors
@@ -235,6 +399,14 @@ impl Config {
             (self.conflict_check, "conflict_check"),
             (self.shutdown_timeout, "shutdown_timeout"),
             (self.call_timeout, "call_timeout"),
+            (self.probe_interval, "probe_interval"),
+            (self.dial_allowance, "dial_allowance"),
+            (self.gossip_interval, "gossip_interval"),
+            (self.sync_interval, "sync_interval"),
+            (self.reconnect_interval, "reconnect_interval"),
+            (self.dead_kept, "dead_kept"),
+            (self.flap_window, "flap_window"),
+            (self.hold_down_max, "hold_down_max"),
             (self.quic_idle_timeout, "quic_idle_timeout"),
             (self.frame_timeout, "frame_timeout"),
             (self.stream_timeout, "stream_timeout"),
@@ -306,10 +478,47 @@ impl Config {
         check(self.calls_max > 0, "calls_max", "must be above zero")?;
         check((1024..=1 << 30).contains(&self.call_window), "call_window", "must be between 1 KiB and 1 GiB")?;
         check(self.events_max > 0, "events_max", "must be above zero")?;
+        self.validate_membership(check)?;
         check(self.streams_max >= 48, "streams_max", "must be at least 48: lanes, call, bulk and control streams")?;
         check((1200..=6500).contains(&self.mtu_max), "mtu_max", "must be between 1200 and 6500")?;
         check(!self.frame_timeout.is_zero(), "frame_timeout", some_time)?;
         check(!self.stream_timeout.is_zero(), "stream_timeout", some_time)
+    }
+
+    fn validate_membership(
+        &self,
+        check: impl Fn(bool, &'static str, &'static str) -> Result<(), ConfigError>,
+    ) -> Result<(), ConfigError> {
+        let some_time = "must be above zero";
+        check(!self.probe_interval.is_zero(), "probe_interval", some_time)?;
+        check(!self.probe_timeout.is_zero(), "probe_timeout", some_time)?;
+        check(self.probe_timeout < self.probe_interval, "probe_timeout", "must be below probe_interval")?;
+        check(self.probe_helpers <= 32, "probe_helpers", "must not be above 32")?;
+        check(self.health_score_max <= 100, "health_score_max", "must not be above 100")?;
+        for (mult, field) in [
+            (self.suspicion_mult, "suspicion_mult"),
+            (self.suspicion_max_mult, "suspicion_max_mult"),
+            (self.retransmit_mult, "retransmit_mult"),
+        ] {
+            check((1..=100).contains(&mult), field, "must be between 1 and 100")?;
+        }
+        check(self.suspicion_accusers <= 32, "suspicion_accusers", "must not be above 32")?;
+        check(!self.gossip_interval.is_zero(), "gossip_interval", some_time)?;
+        check((1..=32).contains(&self.gossip_fanout), "gossip_fanout", "must be between 1 and 32")?;
+        check(self.gossip_to_dead <= self.dead_kept, "gossip_to_dead", "must not be above dead_kept")?;
+        check(!self.sync_interval.is_zero(), "sync_interval", some_time)?;
+        check(!self.reconnect_interval.is_zero(), "reconnect_interval", some_time)?;
+        check((1..=1 << 18).contains(&self.members_max), "members_max", "must be between 1 and 2^18")?;
+        check(
+            self.dead_kept >= self.suspicion_max() + 2 * self.sync_interval,
+            "dead_kept",
+            "must not be below the longest suspicion, which grows with members_max, and two sync_interval",
+        )?;
+        check(self.flap_deaths > 0, "flap_deaths", "must be above zero")?;
+        check(!self.flap_window.is_zero(), "flap_window", some_time)?;
+        check(self.hold_down_max >= self.hold_down, "hold_down_max", "must not be below hold_down")?;
+        check((1..=64).contains(&self.kept_links), "kept_links", "must be between 1 and 64")?;
+        check((1..=1 << 16).contains(&self.facts_max), "facts_max", "must be between 1 and 65536")
     }
 }
 
@@ -328,6 +537,79 @@ mod tests {
         assert_eq!([1199, 1200, 6500, 6501].map(check), [false, true, true, false]);
         let error = Config { lanes: 17, ..Config::default() }.validate().unwrap_err();
         assert_eq!(error.to_string(), "config: lanes must be between 1 and 16");
+    }
+
+    #[test]
+    fn the_presets_work() {
+        for config in [Config::lan(), Config::wan(), Config::local()] {
+            assert_eq!(config.validate(), Ok(()));
+        }
+        assert_eq!(Config::lan(), Config::default());
+    }
+
+    /// Whoever is dead stays dead until all rumours of its life have died down: one second less is too short.
+    #[test]
+    fn the_dead_are_kept_for_longer_than_anything_is_told_of_them() {
+        let secs = Duration::from_secs;
+        let config = |members_max, dead_kept| Config { members_max, dead_kept, ..Config::default() };
+        // 4 s to object at ten members, six times as long at most, and two comparisons; from ten on by the logarithm.
+        for (members, least) in [(2, 84), (10, 84), (100, 108), (1_000, 132), (10_000, 156)] {
+            assert!(config(members, secs(least)).validate().is_ok(), "{members}");
+            let error = config(members, secs(least) - Duration::from_millis(1)).validate().unwrap_err();
+            assert!(error.to_string().starts_with("config: dead_kept must not be below"), "{error}");
+        }
+    }
+
+    /// A probe that waits for its direct answer until the interval ends has no time to ask others.
+    #[test]
+    fn a_probe_leaves_time_for_the_detour() {
+        let ms = Duration::from_millis;
+        let check = |timeout| Config { probe_timeout: timeout, ..Config::default() }.validate().is_ok();
+        assert_eq!([ms(0), ms(1), ms(999), ms(1000)].map(check), [false, true, true, false]);
+    }
+
+    #[test]
+    fn membership_numbers_have_bounds() {
+        let works = |change: fn(&mut Config)| {
+            let mut config = Config::default();
+            change(&mut config);
+            config.validate().is_ok()
+        };
+        let within: [fn(&mut Config); 10] = [
+            |c| c.probe_helpers = 0,
+            |c| c.probe_helpers = 32,
+            |c| c.health_score_max = 0,
+            |c| c.suspicion_mult = 1,
+            |c| (c.suspicion_max_mult, c.dead_kept) = (100, LONGEST),
+            |c| c.suspicion_accusers = 0,
+            |c| c.gossip_to_dead = c.dead_kept,
+            |c| c.hold_down = c.hold_down_max,
+            |c| c.members_max = 1 << 18,
+            |c| (c.kept_links, c.facts_max) = (1, 1 << 16),
+        ];
+        for (at, change) in within.into_iter().enumerate() {
+            assert!(works(change), "{at}");
+        }
+        let beyond: [fn(&mut Config); 15] = [
+            |c| c.probe_interval = Duration::ZERO,
+            |c| c.probe_interval = Duration::MAX,
+            |c| c.probe_helpers = 33,
+            |c| c.health_score_max = 101,
+            |c| c.suspicion_mult = 0,
+            |c| (c.suspicion_max_mult, c.dead_kept) = (101, LONGEST),
+            |c| c.retransmit_mult = 0,
+            |c| c.suspicion_accusers = 33,
+            |c| c.gossip_fanout = 0,
+            |c| c.gossip_to_dead = c.dead_kept + Duration::from_nanos(1),
+            |c| c.hold_down = c.hold_down_max + Duration::from_nanos(1),
+            |c| c.members_max = 0,
+            |c| c.members_max = usize::MAX,
+            |c| c.kept_links = 0,
+            |c| c.facts_max = 0,
+        ];
+        for (at, change) in beyond.into_iter().enumerate() {
+            assert!(!works(change), "{at}");
+        }
     }
 
     /// Buffers without room would keep everybody waiting for ever; and no semaphore counts to the largest number.
