@@ -5,3 +5,4 @@ pub(crate) mod hello;
 pub(crate) mod lanes;
 pub(crate) mod link;
 pub(crate) mod links;
+pub(crate) mod membership;
