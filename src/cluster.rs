@@ -69,6 +69,37 @@ impl Cluster {
         }
     }
 
+    /// Leaves the cluster: says good-bye, so that the other members list this node as
+    /// [`Left`](crate::MemberState::Left) at once and nobody takes it for dead; then the sessions end.
+    ///
+    /// Waits until members are told, for a second at most: what the network does not carry in this time is not told,
+    /// and the node is declared dead instead. [`Node::shutdown`](crate::Node::shutdown) does this too, so call it only
+    /// where the process goes on without the cluster.
+    ///
+    /// It is final for this life of the node, which is no member any more: its [`Membership`](crate::Membership) is
+    /// empty and over, it looks for no others and dials none, so sends and calls to other nodes fail as after a
+    /// shutdown. Its own mailboxes and methods go on for callers on this node. Start another node to come back. A
+    /// second call does nothing.
+    ///
+    /// # Cancel safety
+    /// A leave that is dropped goes on.
+    pub async fn leave(&self) {
+        /// Also when nobody waits for the good-bye to be told.
+        struct Over<'a>(&'a Shared);
+        impl Drop for Over<'_> {
+            fn drop(&mut self) {
+                self.0.members.close();
+            }
+        }
+        if self.shared.members.is_closed() {
+            return;
+        }
+        let (done, told) = oneshot::channel();
+        self.shared.command(Command::Leave { done });
+        let _over = Over(&self.shared);
+        let _ = tokio::time::timeout(GOODBYE, told).await;
+    }
+
     /// Returns the nodes that this one has a session with, in the order of their names.
     #[doc(alias = "nodes")]
     pub fn peers(&self) -> Vec<NodeId> {
@@ -125,6 +156,9 @@ impl Cluster {
         NodeEvents { subscriber: self.shared.events.subscribe() }
     }
 }
+
+/// How long a good-bye may take to be told.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Messages that were sent and could not be read, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -54,6 +54,10 @@ pub enum Error {
     Sink(#[from] SinkError),
     #[error(transparent)]
     Ask(#[from] AskError),
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    #[error(transparent)]
+    Publish(#[from] PublishError),
 }
 
 impl Error {
@@ -67,13 +71,15 @@ impl Error {
             Self::Cast(error) => error.effect(),
             Self::Sink(error) => error.effect(),
             Self::Ask(error) => error.effect(),
+            Self::Publish(error) => error.effect(),
             Self::Name(_)
             | Self::Key(_)
             | Self::Cookie(_)
             | Self::Config(_)
             | Self::Start(_)
             | Self::Recv(_)
-            | Self::Serve(_) => Effect::NotDone,
+            | Self::Serve(_)
+            | Self::Metadata(_) => Effect::NotDone,
         }
     }
 }
@@ -199,6 +205,8 @@ pub enum DownReason {
     /// The link broke, or gave no sign of life. The node may live.
     #[doc(alias = "noconnection")]
     Lost,
+    /// The members agree that the node is dead: it answered nobody, and did not object in time.
+    Dead,
     /// The node shut down in good order.
     Left,
     /// A user of either node asked for it.
@@ -469,5 +477,52 @@ impl AskError {
             Self::Timeout(_) | Self::MailboxClosed(_) | Self::Disconnected(_) => Effect::Unknown,
             Self::BadReply(_) => Effect::Done,
         }
+    }
+}
+
+/// Why a node's metadata is not changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MetadataError {
+    /// It is longer than allowed.
+    #[error("the metadata has {size} bytes, at most {max} are allowed")]
+    TooLarge {
+        /// Bytes of it.
+        size: usize,
+        /// Bytes allowed.
+        max: usize,
+    },
+    /// This node has left the cluster, or is shutting down.
+    #[error("this node has left the cluster, or is shutting down")]
+    Shutdown,
+}
+
+/// Why a fact was not published. Nobody gets it: the effect is always [`Effect::NotDone`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The fact, with its envelope, is larger than allowed.
+    #[error("the fact has {size} bytes, at most {max} are allowed")]
+    TooLarge {
+        /// Bytes of it.
+        size: usize,
+        /// Bytes allowed.
+        max: usize,
+    },
+    /// The fact cannot be encoded.
+    #[error("the fact cannot be encoded: {0}")]
+    Encode(String),
+    /// Too many facts wait to be spread.
+    #[error("too many facts wait to be spread")]
+    Busy,
+    /// This node has left the cluster, or is shutting down.
+    #[error("this node has left the cluster, or is shutting down")]
+    Shutdown,
+}
+
+impl PublishError {
+    /// Returns [`Effect::NotDone`].
+    pub fn effect(&self) -> Effect {
+        Effect::NotDone
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// The longest key, in bytes.
 pub const KEY_MAX: usize = 255;
 
-/// Why a text is no key: a key has 1 to 255 bytes of UTF-8 and no control characters.
+/// Why a text is no key: a key has 1 to 255 bytes of UTF-8, of a topic 64 at most, and no control characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
@@ -19,10 +19,12 @@ pub enum KeyError {
     #[error("the name is empty")]
     Empty,
     /// The text has more bytes than allowed.
-    #[error("the name has {len} bytes, at most {KEY_MAX} are allowed")]
+    #[error("the name has {len} bytes, at most {max} are allowed")]
     TooLong {
         /// Bytes of the text.
         len: usize,
+        /// Bytes allowed.
+        max: usize,
     },
     /// The text holds a control character.
     #[error("the name holds a control character at byte {at}")]
@@ -48,18 +50,28 @@ impl Key {
     /// # Panics
     /// When the name breaks the rules; in a constant that is an error of the compiler.
     pub(crate) const fn new(name: &'static str) -> Self {
-        match check(name) {
+        Self::new_within(name, KEY_MAX)
+    }
+
+    /// As [`Key::new`], of at most `max` bytes.
+    pub(crate) const fn new_within(name: &'static str, max: usize) -> Self {
+        match check(name, max) {
             Ok(()) => Self(Text::Constant(name)),
             Err(KeyError::Empty) => panic!("a name is empty"),
-            Err(KeyError::TooLong { .. }) => panic!("a name has more than 255 bytes"),
+            Err(KeyError::TooLong { .. }) => panic!("a name has more bytes than it may"),
             Err(KeyError::Control { .. }) => panic!("a name holds a control character"),
         }
     }
 
     /// A key that is made at run time.
     pub(crate) fn parse(name: impl Into<Arc<str>>) -> Result<Self, KeyError> {
+        Self::parse_within(name, KEY_MAX)
+    }
+
+    /// As [`Key::parse`], of at most `max` bytes.
+    pub(crate) fn parse_within(name: impl Into<Arc<str>>, max: usize) -> Result<Self, KeyError> {
         let name = name.into();
-        check(&name)?;
+        check(&name, max)?;
         Ok(Self(Text::Made(name)))
     }
 
@@ -72,12 +84,12 @@ impl Key {
 }
 
 /// The rules, for constants too.
-const fn check(name: &str) -> Result<(), KeyError> {
+const fn check(name: &str, max: usize) -> Result<(), KeyError> {
     if name.is_empty() {
         return Err(KeyError::Empty);
     }
-    if name.len() > KEY_MAX {
-        return Err(KeyError::TooLong { len: name.len() });
+    if name.len() > max {
+        return Err(KeyError::TooLong { len: name.len(), max });
     }
     let bytes = name.as_bytes();
     let mut at = 0;
@@ -159,8 +171,8 @@ mod tests {
         assert_eq!(Key::parse(""), Err(KeyError::Empty));
         assert!(Key::parse("x").is_ok());
         assert!(Key::parse("x".repeat(KEY_MAX)).is_ok());
-        assert_eq!(Key::parse("x".repeat(KEY_MAX + 1)), Err(KeyError::TooLong { len: 256 }));
-        assert_eq!(Key::parse("ü".repeat(128)), Err(KeyError::TooLong { len: 256 }));
+        assert_eq!(Key::parse("x".repeat(KEY_MAX + 1)), Err(KeyError::TooLong { len: 256, max: KEY_MAX }));
+        assert_eq!(Key::parse("ü".repeat(128)), Err(KeyError::TooLong { len: 256, max: KEY_MAX }));
     }
 
     #[test]

@@ -50,6 +50,12 @@
 //! [`Address::send`] waits while the mailbox has no room for this node, [`Address::try_send`] returns [`SendError::Full`].
 //! A wait for room has no deadline of its own: put `tokio::time::timeout` around it if you need one.
 //!
+//! # Members
+//! A node that reaches one member of a cluster, by [`Builder::join`] or [`Builder::discover`], learns of all. They ask
+//! each other for signs of life and tell each other what they learn, so [`Node::membership`] answers from memory who
+//! lives. A member that is suspected has time to object, so a busy one is not taken for dead; a dead one is gone
+//! everywhere in seconds. [`Node::gossip`] tells small facts to all who live, [`Node::health`] sums up what is wrong.
+//!
 //! # Runtime
 //! A node runs on the tokio runtime that starts it, and has no thread of its own. On a current-thread runtime it takes the
 //! least CPU: QUIC's tasks, the link's and yours hand over without waking another processor. So a service that mostly
@@ -80,7 +86,11 @@ compile_error!("distribute needs a TLS provider: enable the feature `aws-lc-rs` 
 // In reading order: what users hold, what runs it, what it is made of.
 mod ask;
 mod cluster;
+mod discovery;
 mod envelope;
+mod gossip;
+mod health;
+mod membership;
 mod message;
 mod messaging;
 mod node;
@@ -106,21 +116,27 @@ pub use crate::ask::{Ask, ReplyTo};
 pub use crate::cluster::{Cluster, NodeEvents, Refusals};
 pub use crate::codec::{DecodeError, EncodeError};
 pub use crate::config::{Config, ConfigError};
+pub use crate::discovery::{Contact, Discovery, Dns};
 pub use crate::driver::events::NodeEvent;
 pub use crate::driver::mailboxes::RefusedMessage;
+pub use crate::driver::members::MembershipEvent;
 pub use crate::envelope::{Envelope, EnvelopeError};
 pub use crate::error::{
-    AskError, CallError, CastError, ConnectError, DownReason, Effect, Error, PingError, RecvError, SendError,
-    ServeError, SinkError, StartError,
+    AskError, CallError, CastError, ConnectError, DownReason, Effect, Error, MetadataError, PingError, PublishError,
+    RecvError, SendError, ServeError, SinkError, StartError,
 };
+pub use crate::gossip::{FACT_MAX, Fact, Facts, Gossip, TOPIC_MAX, Topic};
+pub use crate::health::{Checked, Health, HealthReason, HealthStatus, PeerHealth};
 pub use crate::id::{
     CLUSTER_NAME_MAX, ClusterName, DEFAULT_PORT, HostName, NODE_NAME_MAX, NameError, NodeId, NodeName, Pid,
 };
 pub use crate::identity::{AuthError, COOKIE_MAX, Cookie, CookieError, CookieFlaw, PASSPHRASE_MIN};
 pub use crate::key::{KEY_MAX, KeyError};
+pub use crate::membership::{METADATA_MAX, Membership, MembershipCounters, MembershipEvents};
 pub use crate::message::Message;
 pub use crate::messaging::{Address, Mailbox, Received, SendAllError, TrySendError};
 pub use crate::node::{ADVERTISED_MAX, Builder, Node};
+pub use crate::proto::membership::member::{Member, MemberEvent, MemberState};
 pub use crate::rpc::{
     Call, CallContext, CallStats, CallStream, Callee, Cast, Identity, Method, Multicall, Rpc, Serving, Sink, StreamCall,
 };

@@ -7,11 +7,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::cluster::Cluster;
 use crate::config::Config;
+use crate::discovery::{self, Discovery, Ways};
 use crate::driver::mailboxes::{RefusedHook, RefusedMessage};
 use crate::driver::{self, Command, Shared};
-use crate::error::{ConnectError, StartError};
+use crate::error::StartError;
+use crate::gossip::Gossip;
+use crate::health::Health;
 use crate::id::{ClusterName, HostName, NameError, NodeId, NodeName};
 use crate::identity::{ClusterKeys, Cookie};
+use crate::membership::Membership;
 use crate::message::Message;
 use crate::messaging::Mailbox;
 use crate::rpc::Rpc;
@@ -69,11 +73,13 @@ impl Node {
             cookie: None,
             cluster: Ok(ClusterName::default()),
             join: Vec::new(),
+            sources: Vec::new(),
             bind: None,
             advertise: Vec::new(),
             network: Network::system(),
             flags: NodeFlags::default(),
             on_refused: None,
+            incarnation: None,
             config: Config::default(),
         }
     }
@@ -110,9 +116,26 @@ impl Node {
         Cluster::new(&self.guard.shared)
     }
 
-    /// Leaves in good order: refuses new calls, waits for running handlers and for what was accepted to be read by the
-    /// peers (but for what still waits for a link to be made), closes the links, then the socket. Waits for [`Config::shutdown_timeout`] at most, and a second for the
-    /// last words.
+    /// Returns the part that knows all members of the cluster, and which of them live.
+    #[doc(alias = "nodes")]
+    pub fn membership(&self) -> Membership {
+        Membership::new(&self.guard.shared)
+    }
+
+    /// Returns the part that tells small facts to all live nodes.
+    pub fn gossip(&self) -> Gossip {
+        Gossip::new(&self.guard.shared)
+    }
+
+    /// Returns the part that tells how well the node and its cluster are.
+    pub fn health(&self) -> Health {
+        Health::new(&self.guard.shared)
+    }
+
+    /// Leaves in good order: refuses new calls, waits for running handlers, says good-bye to the other members as
+    /// [`Cluster::leave`] does, waits for what was accepted to be read by the peers (but for what still waits for a link to
+    /// be made), closes the links, then the socket. Waits for [`Config::shutdown_timeout`] at most, and a second each for the
+    /// good-bye and the last words.
     ///
     /// Afterwards sends and calls fail, and mailboxes end when they are read. A second call waits for the first.
     ///
@@ -145,19 +168,37 @@ impl fmt::Debug for Node {
 }
 
 /// A node about to be started.
-#[derive(Debug)]
 #[must_use = "a node is started by `start`"]
 pub struct Builder {
     name: Result<NodeName, StartError>,
     cookie: Option<Cookie>,
     cluster: Result<ClusterName, StartError>,
     join: Vec<Result<NodeName, StartError>>,
+    sources: Vec<Arc<dyn Discovery>>,
     bind: Option<SocketAddr>,
     advertise: Vec<SocketAddr>,
     network: Network,
     flags: NodeFlags,
     on_refused: Option<RefusedHook>,
+    incarnation: Option<u64>,
     config: Config,
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, cluster, join, bind, advertise, network, flags, config, .. } = self;
+        f.debug_struct("Builder")
+            .field("name", name)
+            .field("cluster", cluster)
+            .field("join", join)
+            .field("sources", &self.sources.len())
+            .field("bind", bind)
+            .field("advertise", advertise)
+            .field("network", network)
+            .field("flags", flags)
+            .field("config", config)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The most addresses that a node advertises beside its name.
@@ -181,14 +222,26 @@ impl Builder {
         self
     }
 
-    /// Adds a node to connect to. The start does not wait for it; once it is reached, [`Cluster::peers`] lists it, and
-    /// until then it is dialled again and again.
+    /// Adds a node by which this one joins the cluster; several are tried until one leads to a session, and all members are
+    /// learned from it. Any member will do, and two nodes may name each other.
+    ///
+    /// The start does not wait for it: see [`Membership::wait_for_alive`](crate::Membership::wait_for_alive). As long as the
+    /// node sees no other live member, be it at its start or after all others are gone, it tries all again, first after a
+    /// second or less, then less and less often down to [`Config::reconnect_interval`]. Otherwise it tries one that is no
+    /// live member every [`Config::sync_interval`], so that two clusters which name each other's nodes become one.
     pub fn join<N>(mut self, name: N) -> Self
     where
         N: TryInto<NodeName, Error = NameError> + ToString,
     {
         let text = name.to_string();
         self.join.push(parse(text, name));
+        self
+    }
+
+    /// Adds a source of places where members may be found, besides those of [`Builder::join`]; there may be several. It is
+    /// asked again each time that the node looks for others, and at most 64 places are tried each time.
+    pub fn discover(mut self, source: impl Discovery) -> Self {
+        self.sources.push(Arc::new(source));
         self
     }
 
@@ -234,13 +287,21 @@ impl Builder {
         self
     }
 
+    /// Sets the number of this life, which is the time of the start in microseconds unless set: for tests of restarts, and
+    /// of clocks that step back.
+    #[cfg(feature = "sim")]
+    pub fn incarnation(mut self, incarnation: u64) -> Self {
+        self.incarnation = Some(incarnation);
+        self
+    }
+
     /// Sets the numbers that the node goes by.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
         self
     }
 
-    /// Starts the node. Returns once it is bound and can be dialled.
+    /// Starts the node. Returns at once: when it is bound and can be dialled, and before it has found any other.
     ///
     /// Call it inside a tokio runtime with time and, on the system's network, I/O enabled. A passphrase cookie is
     /// stretched first, which takes some 40 ms of a blocking thread; on an in-memory network it is done in place.
@@ -251,9 +312,22 @@ impl Builder {
     /// # Cancel safety
     /// A start that is dropped starts nothing.
     pub async fn start(self) -> Result<Node, StartError> {
-        let Self { name, cookie, cluster, join, bind, advertise, network, flags, on_refused, config } = self;
+        let Self {
+            name,
+            cookie,
+            cluster,
+            join,
+            sources,
+            bind,
+            advertise,
+            network,
+            flags,
+            on_refused,
+            incarnation,
+            config,
+        } = self;
         let (name, cluster) = (name?, cluster?);
-        let join = join.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let ways = Ways { names: join.into_iter().collect::<Result<_, _>>()?, sources };
         config.validate()?;
         let cookie = cookie.ok_or(StartError::NoCookie)?;
         let keys = if cookie.needs_stretching() && network.allows_blocking() {
@@ -274,14 +348,14 @@ impl Builder {
         endpoint.identify(&tls, &config);
         let mut seed = [0; 8];
         crate::identity::fill_random(&mut seed);
-        let id = NodeId::new(name.clone(), incarnation());
+        let id = NodeId::new(name.clone(), incarnation.unwrap_or_else(incarnation_now));
         tracing::info!(node = %id, %cluster, address = %bound, "started");
         let addresses = advertise.into_iter().take(ADVERTISED_MAX).collect();
         let seed = u64::from_be_bytes(seed);
         let start = driver::Start { config, cluster, id, endpoint, tls, on_refused, addresses, flags, seed };
         let shared = driver::start(start);
-        for peer in join {
-            tokio::spawn(keep_joining(Arc::downgrade(&shared), peer));
+        if !ways.names.is_empty() || !ways.sources.is_empty() {
+            tokio::spawn(discovery::seek(shared.clone(), ways, !seed));
         }
         Ok(Node { guard: Arc::new(Guard { shared, name, address: bound }) })
     }
@@ -305,23 +379,6 @@ fn default_bind(name: &NodeName, network: &Network) -> SocketAddr {
 }
 
 /// Microseconds since 1970: later lives of a name have greater numbers, as far as the clock goes; peers correct the rest.
-fn incarnation() -> u64 {
+fn incarnation_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |elapsed| elapsed.as_micros() as u64)
-}
-
-/// Dials a node until there is a session with it, then stops.
-async fn keep_joining(shared: std::sync::Weak<Shared>, peer: NodeName) {
-    loop {
-        let Some(node) = shared.upgrade() else { return };
-        let pause = node.config.backoff_max;
-        if node.is_stopping() {
-            return;
-        }
-        match node.connect(&peer, false).await {
-            Ok(_) | Err(ConnectError::IsSelf | ConnectError::Shutdown) => return,
-            Err(error) => tracing::info!(%peer, %error, "could not join yet"),
-        }
-        drop(node);
-        tokio::time::sleep(pause).await;
-    }
 }

@@ -60,6 +60,7 @@ impl Code {
     pub(crate) const HELLO_TIMEOUT: Self = Self(0x10);
     pub(crate) const BAD_PROOF: Self = Self(0x11);
     pub(crate) const NAME_MISMATCH: Self = Self(0x12);
+    /// The reason holds the incarnation that answers, as 8 bytes, if that began later.
     pub(crate) const NAME_CONFLICT: Self = Self(0x13);
     pub(crate) const SELF: Self = Self(0x14);
     pub(crate) const PROTOCOL: Self = Self(0x15);
@@ -96,6 +97,8 @@ pub(crate) enum StreamKind {
     Body,
     /// One large call, answer, item or reply. It is reset when nobody wants it any more.
     LargeCall,
+    /// Packets of membership that a datagram cannot hold, or that are not to be lost.
+    Membership,
 }
 
 impl StreamKind {
@@ -106,11 +109,12 @@ impl StreamKind {
             Self::Calls => 3,
             Self::Body => 4,
             Self::LargeCall => 5,
+            Self::Membership => 6,
         }
     }
 
     pub(crate) fn from_byte(byte: u8) -> Option<Self> {
-        let kinds = [Self::Control, Self::Lane, Self::Calls, Self::Body, Self::LargeCall];
+        let kinds = [Self::Control, Self::Lane, Self::Calls, Self::Body, Self::LargeCall, Self::Membership];
         kinds.into_iter().find(|kind| kind.to_byte() == byte)
     }
 }
@@ -373,6 +377,18 @@ impl LaneFrame {
             kind => skip(kind),
         }
     }
+}
+
+const PACKET: u8 = 0x3f;
+
+/// Writes a packet of membership as a frame of a membership stream.
+pub(crate) fn put_packet(out: &mut Vec<u8>, packet: &[u8]) {
+    put_frame(out, PACKET, packet.len(), |out| out.extend_from_slice(packet));
+}
+
+/// The packet in a frame of a membership stream; `None` for a frame that may be skipped.
+pub(crate) fn packet(frame: Frame) -> Result<Option<Bytes>, WireError> {
+    if frame.kind == PACKET { Ok(Some(frame.body)) } else { skip(frame.kind) }
 }
 
 /// A frame of a call stream, or the one frame of a large call's own stream.

@@ -3,6 +3,8 @@
 //! ```text
 //!  Session ──take──▶ writers: control · lanes · calls · bodies ──▶ streams      one task each, started when first needed
 //!  Session ◀─receive── readers: one per stream of the peer ◀───── streams      they never wait for a mailbox
+//!  node task ──▶ packets ──▶ datagrams, one at a time · a stream for what they cannot hold
+//!  node task ◀── packets ◀── datagrams · streams                               they wait for nothing but their own link's
 //!  clock: signs of life, the idle close, the agreed stop (proto::link)
 //! ```
 
@@ -11,22 +13,25 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::delivery::{COPY_BELOW, Delivery};
 use super::exchange::{Heard, LargeCall};
+use super::packets::{Doorway, Outgoing};
 use super::session::{OwnStream, Session, Take, wire_code};
 use super::{Command, Shared, lock};
 use crate::proto::lanes::{Grant, Short};
 use crate::proto::link::{Clockwork, Idle, Output, Times};
 use crate::proto::links::LinkId;
+use crate::proto::membership::{Path, Rank, Way};
 use crate::transport::Link;
-use crate::transport::link::{Receiver, Sender, StreamError};
+use crate::transport::link::{DatagramError, Receiver, Sender, StreamError};
 use crate::wire::{
     CONTROL_MAX, CallFrame, CallHead, Code, Control, Frame, LaneFrame, OVERHEAD_MAX, SKIPPABLE, Splitter, StreamKind,
-    put_message_head, put_schema,
+    packet, put_message_head, put_packet, put_schema,
 };
 
 /// Pings of users are told from the clock's own by their numbers.
@@ -51,6 +56,9 @@ const PIECES_MAX: usize = 64;
 pub(crate) const CONTROL_PRIORITY: i32 = 2;
 const CALL_PRIORITY: i32 = 1;
 
+/// So many bytes of packets are written to the membership stream at once, so that a probe waits for no more.
+const PACKETS_AT_ONCE: usize = 64 * 1024;
+
 /// What a greeting hands over: the streams that are open already.
 #[derive(Debug)]
 pub(crate) struct Greeted {
@@ -71,7 +79,10 @@ pub(crate) struct Carrier {
     /// Control frames of this link alone.
     control: Mutex<Vec<u8>>,
     control_ready: Notify,
-    /// One per channel: lanes, call streams, writers of bodies, writers of large calls.
+    /// Packets of membership.
+    packets: Outgoing,
+    doorway: Doorway,
+    /// One per channel: lanes, call streams, writers of bodies, writers of large calls, and the one of packets.
     channels: Vec<Notify>,
     /// Which channels have been signalled once, so that their writers are to run.
     started: AtomicU64,
@@ -80,6 +91,7 @@ pub(crate) struct Carrier {
     bodies: std::ops::Range<usize>,
     next_large_call: AtomicUsize,
     large_calls: std::ops::Range<usize>,
+    membership: usize,
     finishing: Mutex<Finishing>,
     pings: Mutex<Pings>,
     closed_with: Mutex<Option<Code>>,
@@ -133,6 +145,7 @@ impl Carrier {
         let writers = config.lanes + config.call_streams;
         let bodies = writers..writers + config.bulk_streams;
         let large_calls = bodies.end..bodies.end + config.bulk_streams;
+        let membership = large_calls.end;
         let carrier = Arc::new(Self {
             id,
             link: greeted.link.clone(),
@@ -142,13 +155,16 @@ impl Carrier {
             clock_changed: Notify::new(),
             control: Mutex::default(),
             control_ready: Notify::new(),
-            channels: (0..large_calls.end).map(|_| Notify::new()).collect(),
+            packets: Outgoing::default(),
+            doorway: shared.arrivals.doorway(session.peer.clone()),
+            channels: (0..=membership).map(|_| Notify::new()).collect(),
             started: AtomicU64::new(0),
             start: Notify::new(),
             next_body: AtomicUsize::new(0),
             bodies,
             next_large_call: AtomicUsize::new(0),
             large_calls,
+            membership,
             finishing: Mutex::default(),
             pings: Mutex::default(),
             closed_with: Mutex::default(),
@@ -157,6 +173,31 @@ impl Carrier {
         let span = tracing::debug_span!("link", peer = %session.peer, link = id.0);
         tasks.spawn(tracing::Instrument::instrument(task, span));
         carrier
+    }
+
+    /// Sends a packet of membership, or drops an older one that has waited for long.
+    pub(crate) fn send_packet(&self, way: Way, rank: Rank, packet: Bytes) {
+        let dropped = match way {
+            Way::Datagram => self.packets.push_datagram(rank, packet),
+            Way::Stream => {
+                let dropped = self.packets.push_stream(rank, packet);
+                self.signal(self.membership);
+                dropped
+            }
+        };
+        if let Some(shared) = self.shared.upgrade().filter(|_| dropped > 0) {
+            shared.packets.dropped_out(dropped);
+        }
+    }
+
+    /// The way to the peer, as it is now.
+    pub(crate) fn path(&self) -> Path {
+        membership_path(&self.link)
+    }
+
+    /// When something of the peer's application arrived last.
+    pub(crate) fn last_received(&self) -> Option<Instant> {
+        lock(&self.clock).last_received()
     }
 
     /// Closes the link at once.
@@ -292,6 +333,14 @@ impl Carrier {
         Ok(stream)
     }
 
+    fn is_finishing(&self) -> bool {
+        lock(&self.finishing).asked
+    }
+
+    fn touched(&self) {
+        lock(&self.clock).touched(now());
+    }
+
     fn wrote(&self) {
         let mut clock = lock(&self.clock);
         let was_waiting = clock.is_waiting();
@@ -309,7 +358,8 @@ async fn run(carrier: Arc<Carrier>, greeted: Greeted) {
     let Some(frame_timeout) = carrier.shared.upgrade().map(|shared| shared.config.frame_timeout) else { return };
     let mut tasks = JoinSet::new();
     tasks.spawn(write_control(carrier.clone(), control));
-    tasks.spawn(drain_datagrams(link.clone()));
+    tasks.spawn(write_datagrams(carrier.clone()));
+    tasks.spawn(read_datagrams(carrier.clone()));
     tasks.spawn(accept_streams(carrier.clone(), peer_control));
     let end = {
         let closed = link.closed();
@@ -362,9 +412,53 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
-/// Datagrams carry membership, which is not served here: they are drained, so that they cannot pile up.
-async fn drain_datagrams(link: Link) {
-    while link.read_datagram().await.is_ok() {}
+/// What membership wants to know of a link.
+pub(super) fn membership_path(link: &Link) -> Path {
+    let path = link.path();
+    Path { rtt: path.rtt, datagram_max: path.datagram_max }
+}
+
+async fn read_datagrams(carrier: Arc<Carrier>) {
+    while let Ok(packet) = carrier.link.read_datagram().await {
+        carrier.touched();
+        let is_taken = carrier.doorway.try_hand_over(packet, || carrier.path());
+        if let Some(shared) = carrier.shared.upgrade().filter(|_| !is_taken) {
+            shared.packets.dropped_in();
+        }
+    }
+}
+
+/// Hands datagrams to QUIC one at a time, so that a probe overtakes all gossip that waits.
+async fn write_datagrams(carrier: Arc<Carrier>) {
+    loop {
+        let Some(datagram) = carrier.packets.take_datagram() else {
+            carrier.packets.datagram_queued().await;
+            continue;
+        };
+        let sending = carrier.link.send_datagram_wait(datagram.packet.clone());
+        tokio::pin!(sending);
+        let sent = loop {
+            tokio::select! {
+                biased;
+                sent = &mut sending => break Some(sent),
+                () = carrier.packets.datagram_queued(), if !datagram.is_probe => {
+                    if carrier.packets.has_probe() {
+                        break None;
+                    }
+                }
+            }
+        };
+        match sent {
+            Some(Ok(())) => carrier.touched(),
+            // The path has become narrower since it was built, or takes none.
+            Some(Err(DatagramError::TooLarge)) => {
+                let rank = if datagram.is_probe { Rank::Probe } else { Rank::Gossip };
+                carrier.send_packet(Way::Stream, rank, datagram.packet);
+            }
+            Some(Err(DatagramError::LinkEnded)) => return,
+            None => carrier.packets.untake(datagram),
+        }
+    }
 }
 
 fn start_writers(carrier: &Arc<Carrier>, tasks: &mut JoinSet<()>) {
@@ -380,7 +474,9 @@ fn start_writers(carrier: &Arc<Carrier>, tasks: &mut JoinSet<()>) {
         finishing.running += 1;
         let carrier = carrier.clone();
         tasks.spawn(async move {
-            let result = if carrier.bodies.contains(&channel) {
+            let result = if channel == carrier.membership {
+                write_packets(&carrier).await
+            } else if carrier.bodies.contains(&channel) {
                 write_bodies(&carrier, channel).await
             } else if carrier.large_calls.contains(&channel) {
                 write_large_calls(&carrier, channel).await
@@ -445,6 +541,43 @@ async fn write_channel(carrier: &Carrier, channel: usize, kind: StreamKind) -> R
                 }
             }
         }
+    }
+    if let Some(stream) = stream {
+        stream.finish();
+    }
+    Ok(())
+}
+
+/// Writes the membership stream.
+async fn write_packets(carrier: &Carrier) -> Result<(), StreamError> {
+    let mut stream = None;
+    let mut bytes = Vec::new();
+    loop {
+        let is_last = carrier.is_finishing();
+        if is_last {
+            carrier.packets.drop_syncs();
+        }
+        bytes.clear();
+        while bytes.len() < PACKETS_AT_ONCE
+            && let Some(packet) = carrier.packets.take_stream()
+        {
+            put_packet(&mut bytes, &packet);
+        }
+        if bytes.is_empty() {
+            if is_last {
+                break;
+            }
+            // Bursts are rare, and a link that lives long is not to hold their buffer.
+            bytes = Vec::new();
+            carrier.channels[carrier.membership].notified().await;
+            continue;
+        }
+        carrier.touched();
+        let stream = match &mut stream {
+            Some(stream) => stream,
+            none => none.insert(carrier.open(StreamKind::Membership, CALL_PRIORITY).await?),
+        };
+        stream.write(&bytes).await?;
     }
     if let Some(stream) = stream {
         stream.finish();
@@ -584,7 +717,8 @@ async fn accept_streams(carrier: Arc<Carrier>, mut control: Option<(Receiver, Sp
             let Some((kind, rest)) = first.split_first() else { return };
             match StreamKind::from_byte(*kind) {
                 Some(kind) if kind != StreamKind::Control => {
-                    let mut splitter = Splitter::new(message_max + OVERHEAD_MAX);
+                    let max = if kind == StreamKind::Membership { CONTROL_MAX } else { message_max + OVERHEAD_MAX };
+                    let mut splitter = Splitter::new(max);
                     splitter.push(first.slice_ref(rest));
                     read(Reader::new(stream, splitter, frame_timeout, carrier), kind).await;
                 }
@@ -622,7 +756,7 @@ pub(crate) async fn kind_of(
 struct Reader {
     stream: Receiver,
     /// What was read and is not split yet.
-    pieces: VecDeque<bytes::Bytes>,
+    pieces: VecDeque<Bytes>,
     splitter: Splitter,
     frame_timeout: Duration,
     carrier: Arc<Carrier>,
@@ -678,7 +812,11 @@ impl Reader {
     /// `Err(None)` when the link ended.
     async fn read_frames(&mut self, kind: StreamKind) -> Result<(), Option<Code>> {
         loop {
-            self.handle_frames(kind).map_err(Some)?;
+            if kind == StreamKind::Membership {
+                self.hand_over_packets().await.map_err(Some)?;
+            } else {
+                self.handle_frames(kind).map_err(Some)?;
+            }
             let is_open = match self.read_on().await {
                 // The one frame of such a stream is taken back.
                 Err(StreamFlaw::Reset) if kind == StreamKind::LargeCall => return Ok(()),
@@ -688,10 +826,16 @@ impl Reader {
                 return if self.splitter.is_begun() { Err(Some(Code::PROTOCOL)) } else { Ok(()) };
             }
             let now = now();
-            if kind == StreamKind::Control {
-                lock(&self.carrier.clock).heard(now);
-            } else {
-                lock(&self.carrier.clock).received(now);
+            {
+                let mut clock = lock(&self.carrier.clock);
+                match kind {
+                    StreamKind::Control => clock.heard(now),
+                    StreamKind::Membership => {
+                        clock.heard(now);
+                        clock.touched(now);
+                    }
+                    _ => clock.received(now),
+                }
             }
             if matches!(kind, StreamKind::Body | StreamKind::LargeCall) {
                 // A large body may have come whole, and others are not to wait until all of it is copied.
@@ -733,7 +877,7 @@ impl Reader {
     /// Reads on in a frame that has begun, until it is complete, or the next good piece of it is there.
     async fn progress(&mut self) -> Result<bool, StreamError> {
         let wanted = self.splitter.missing().min(PROGRESS);
-        while self.pieces.iter().map(bytes::Bytes::len).sum::<usize>() < wanted {
+        while self.pieces.iter().map(Bytes::len).sum::<usize>() < wanted {
             if !self.stream.read_many(&mut self.pieces).await? {
                 return Ok(false);
             }
@@ -774,7 +918,18 @@ impl Reader {
                 delivery.finish().and(delivered)
             }
             StreamKind::Calls | StreamKind::LargeCall => self.handle_calls(kind),
+            StreamKind::Membership => Ok(()),
         }
+    }
+
+    /// Packets are handed to the node task one by one: while it is busy, the stream's window bounds the peer.
+    async fn hand_over_packets(&mut self) -> Result<(), Code> {
+        while let Some(frame) = self.next_frame()? {
+            if let Some(packet) = packet(frame).map_err(wire_code)? {
+                self.carrier.doorway.hand_over(packet, || self.carrier.path()).await;
+            }
+        }
+        Ok(())
     }
 
     fn deliver(&mut self, delivery: &mut Delivery<'_>) -> Result<(), Code> {

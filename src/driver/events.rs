@@ -28,6 +28,8 @@ pub enum NodeEvent {
     /// This node goes on as another incarnation, because a peer knew a later life of its name. Its sessions ended, and
     /// addresses of its mailboxes from before reach nothing.
     Renewed(NodeId),
+    /// A later life of this node's name took its place among the members. This node shuts down.
+    Superseded(NodeId),
     /// The subscriber left too many events unread, and they are gone. `Up` for each present session follows.
     Lagged,
 }
@@ -92,6 +94,10 @@ impl Events {
 
     pub(crate) fn renewed(&self, id: NodeId) {
         lock(&self.state).publish(&NodeEvent::Renewed(id), self.max);
+    }
+
+    pub(crate) fn superseded(&self, by: NodeId) {
+        lock(&self.state).publish(&NodeEvent::Superseded(by), self.max);
     }
 
     pub(crate) fn close(&self) {

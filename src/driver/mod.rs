@@ -1,8 +1,8 @@
 //! The node task, and what it shares with handles and links.
 //!
-//! The task decides which links to dial and keep and which session each serves; it owns the only
-//! [`proto::links`](crate::proto::links). It waits for commands, deadlines and arrivals, never for a socket. Payload does
-//! not pass it: handles and links meet in [`session`].
+//! The task decides which links to dial and keep and which session each serves, and who is a member and lives; it owns the
+//! only [`proto::node`](crate::proto::node). It waits for commands, deadlines, arrivals and packets of membership, never
+//! for a socket. Payload does not pass it: handles and links meet in [`session`].
 
 pub(crate) mod asks;
 pub(crate) mod calls;
@@ -11,7 +11,10 @@ pub(crate) mod counters;
 pub(crate) mod delivery;
 pub(crate) mod events;
 pub(crate) mod exchange;
+pub(crate) mod facts;
 pub(crate) mod mailboxes;
+pub(crate) mod members;
+pub(crate) mod packets;
 pub(crate) mod peers;
 pub(crate) mod session;
 #[cfg(all(test, feature = "sim"))]
@@ -25,15 +28,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use self::asks::Asks;
 use self::calls::Methods;
-use self::carrier::{Carrier, Greeted};
+use self::carrier::{Carrier, Greeted, membership_path};
 use self::counters::CallCounters;
 use self::events::Events;
+use self::facts::Facts;
 use self::mailboxes::{Mailboxes, RefusedHook};
+use self::members::{Members, PathVitals, PeerVitals};
+use self::packets::{Arrivals, Arrived, PacketCounters, arrivals};
 use self::peers::Failure;
 use self::session::{Gap, Session};
 use crate::config::Config;
@@ -42,8 +49,10 @@ use crate::id::{ClusterName, NodeId, NodeName};
 use crate::identity::Role;
 use crate::proto::hello::{Greeting, Local, Peer, Refusal};
 use crate::proto::lanes::Pool;
-use crate::proto::links::{CheckId, Input, Limits, LinkId, Links, Output, SessionId};
-use crate::transport::link::End;
+use crate::proto::links::{self, CheckId, Limits, LinkId, SessionId};
+use crate::proto::membership::{self, Member, MemberEvent, MemberState, Profile};
+use crate::proto::node::{self, Input, Output, Setup};
+use crate::transport::link::{End, Path};
 use crate::transport::tls::Tls;
 use crate::transport::{Arrival, Endpoint};
 use crate::wire::{Code, NodeFlags};
@@ -88,7 +97,12 @@ pub(crate) struct Shared {
     pub(crate) methods: Methods,
     pub(crate) asks: Asks,
     pub(crate) counters: CallCounters,
+    pub(crate) packets: PacketCounters,
+    /// Where links hand over packets of membership.
+    arrivals: Arrivals,
     pub(crate) events: Events,
+    pub(crate) members: Members,
+    pub(crate) facts: Facts,
     pub(crate) pool: Arc<Mutex<Pool>>,
     pub(crate) on_refused: Option<RefusedHook>,
     addresses: Vec<SocketAddr>,
@@ -117,8 +131,12 @@ struct Census {
     waiting: usize,
 }
 
-/// Who waits for a session.
-type Connected = oneshot::Sender<Result<Arc<Session>, ConnectError>>;
+/// Who waits for a session, and since when.
+#[derive(Debug)]
+struct Waiter {
+    since: Instant,
+    done: oneshot::Sender<Result<Arc<Session>, ConnectError>>,
+}
 
 /// What the node task is asked for. The senders are bounded: links, and callers who wait for the answer.
 #[derive(Debug)]
@@ -164,6 +182,30 @@ pub(crate) enum Command {
         check: CheckId,
         alive: bool,
     },
+    /// Others know a later life of this node's name.
+    ToldStale {
+        known: u64,
+    },
+    SetMetadata {
+        metadata: Bytes,
+    },
+    /// Answers false when there is no room for the fact.
+    Publish {
+        topic: String,
+        body: Bytes,
+        done: oneshot::Sender<bool>,
+    },
+    MembershipCounters {
+        done: oneshot::Sender<membership::Counters>,
+    },
+    /// How the peers are, in any order.
+    Health {
+        done: oneshot::Sender<Vec<PeerVitals>>,
+    },
+    /// Answered once the good-bye is told.
+    Leave {
+        done: oneshot::Sender<()>,
+    },
     Stop,
 }
 
@@ -205,16 +247,14 @@ impl Shared {
         lock(&self.advertised).get(peer).cloned().unwrap_or_default()
     }
 
-    fn remember_addresses(&self, peer: &Peer) {
+    /// Also when there are none: the names are those of all peers that may be remembered.
+    fn remember_addresses(&self, node: &NodeName, addresses: &[SocketAddr]) {
         let mut advertised = lock(&self.advertised);
-        advertised.remove(peer.id.name());
-        if peer.addresses.is_empty() {
-            return;
-        }
+        advertised.remove(node);
         if advertised.len() >= self.config.peers_remembered {
             advertised.pop_first();
         }
-        advertised.insert(peer.id.name().clone(), peer.addresses.clone());
+        advertised.insert(node.clone(), addresses.to_vec());
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -333,13 +373,34 @@ pub(crate) fn start(start: Start) -> Arc<Shared> {
         peers_max: config.peers_max,
         remembered_max: config.peers_remembered,
     };
-    let links = Links::new(id.clone(), *tls.own_spki(), limits, seed);
+    let setup = Setup {
+        id: id.clone(),
+        fingerprint: *tls.own_spki(),
+        limits,
+        profile: Profile { addresses: addresses.clone(), flags, metadata: Bytes::new() },
+        params: members::params(&config),
+        seed,
+    };
+    let (arrivals, packets) = arrivals();
+    let own = Member {
+        id: id.clone(),
+        state: MemberState::Alive,
+        refutation: 0,
+        metadata: Bytes::new(),
+        addresses: addresses.clone(),
+        not_dialable: flags.not_dialable,
+        client: flags.client,
+    };
     let shared = Arc::new(Shared {
         mailboxes: Mailboxes::default(),
         methods: Methods::new(config.handlers_max, config.calls_budget),
         asks: Asks::new(config.calls_max),
         counters: CallCounters::default(),
+        packets: PacketCounters::default(),
+        arrivals,
         events: Events::new(config.events_max),
+        members: Members::new(config.events_max, own),
+        facts: Facts::new(config.events_max),
         pool: Arc::new(Mutex::new(Pool::new(config.window_budget_total as u64, config.bulk_budget_total as u64))),
         config,
         cluster,
@@ -360,28 +421,45 @@ pub(crate) fn start(start: Start) -> Arc<Shared> {
     });
     let node = Node {
         shared: shared.clone(),
-        links,
+        node: node::Node::new(setup, now()),
+        farewell: Farewell::No,
+        is_contested: false,
+        left: Vec::new(),
         entries: HashMap::new(),
         sessions: HashMap::new(),
         waiting: BTreeMap::new(),
         handshakes: 0,
         tasks: JoinSet::new(),
     };
-    tokio::spawn(node.run(inbox));
+    tokio::spawn(node.run(inbox, packets));
     shared
 }
 
 /// The node task's own.
 struct Node {
     shared: Arc<Shared>,
-    links: Links,
+    node: node::Node,
+    farewell: Farewell,
+    /// It is being found out whether another life of this node's name is up.
+    is_contested: bool,
+    /// Who waits until this node has left.
+    left: Vec<oneshot::Sender<()>>,
     entries: HashMap<LinkId, Entry>,
     sessions: HashMap<SessionId, Arc<Session>>,
     /// Who waits for a session with a name.
-    waiting: BTreeMap<NodeName, Vec<Connected>>,
+    waiting: BTreeMap<NodeName, Vec<Waiter>>,
     /// Arrivals that are not up yet.
     handshakes: usize,
     tasks: JoinSet<()>,
+}
+
+/// Whether the other members were told that this node leaves. Its links are closed after that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Farewell {
+    No,
+    /// They are being told, until then at most.
+    Until(Instant),
+    Said,
 }
 
 /// What the node task holds of one link.
@@ -392,9 +470,14 @@ struct Entry {
     greeted: Option<Box<Greeted>>,
     carrier: Option<Arc<Carrier>>,
     task: Option<AbortHandle>,
+    /// When its dial began, if it was dialled here.
+    dialled: Option<Instant>,
     error: Option<ConnectError>,
     is_arrival: bool,
 }
+
+/// How long a node that leaves tells the others so, at most.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// How long a node that has stopped waits for its last packets to be acknowledged.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -404,16 +487,26 @@ fn now() -> Instant {
 }
 
 impl Node {
-    async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
+    async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>, mut packets: mpsc::Receiver<Arrived>) {
         let accepting = self.tasks.spawn(accept(self.shared.clone()));
         let mut deadline = None;
+        self.drain_outputs();
         loop {
-            let timeout = [self.links.poll_timeout(), deadline].into_iter().flatten().min();
+            let goodbye = match self.farewell {
+                Farewell::Until(due) => Some(due),
+                Farewell::No | Farewell::Said => None,
+            };
+            let timeout = [self.node.poll_timeout(), goodbye, deadline].into_iter().flatten().min();
             // Each branch does its move and returns here: nothing below waits.
             tokio::select! {
                 biased;
                 () = sleep_until(timeout) => {
-                    self.links.handle_timeout(now());
+                    // Whoever is about to be judged may have answered: what has come by now is read first, and no more.
+                    for _ in 0..packets.len() {
+                        let Ok(arrived) = packets.try_recv() else { break };
+                        self.arrived_packet(arrived);
+                    }
+                    self.timeout();
                     if deadline.is_some_and(|deadline| now() >= deadline) {
                         break;
                     }
@@ -425,16 +518,59 @@ impl Node {
                     }
                     self.handle(command);
                 }
+                Some(arrived) = packets.recv() => self.arrived_packet(arrived),
                 Some(_) = self.tasks.join_next() => {}
             }
             self.drain_outputs();
             #[cfg(test)]
             self.count();
-            if deadline.is_some() && self.entries.is_empty() {
+            if deadline.is_some() && self.farewell == Farewell::Said && self.entries.is_empty() {
                 break;
             }
         }
         self.finish().await;
+    }
+
+    fn timeout(&mut self) {
+        let now = now();
+        // What their applications sent did not pass here.
+        for peer in self.node.judged(now) {
+            let session = self.shared.session(peer.name()).filter(|session| session.peer == peer);
+            let carrier = session.and_then(|session| self.carrier_of(&session));
+            if let Some(at) = carrier.and_then(|carrier| carrier.last_received()) {
+                self.node.handle(Input::Heard { peer, at }, now);
+            }
+        }
+        self.node.handle_timeout(now);
+        self.shared.members.set_score(self.node.membership().score());
+        if matches!(self.farewell, Farewell::Until(due) if due <= now) {
+            self.goodbye_said();
+        }
+    }
+
+    fn arrived_packet(&mut self, arrived: Arrived) {
+        let Arrived { from, way, path, packet, .. } = arrived;
+        self.node.handle(Input::Packet { from, way, path, packet }, now());
+        self.drain_outputs();
+    }
+
+    /// Tells the other members that this node leaves, unless they were told.
+    fn say_goodbye(&mut self) {
+        if self.farewell == Farewell::No {
+            self.farewell = Farewell::Until(now() + GOODBYE);
+            self.node.handle(Input::Leave, now());
+        }
+    }
+
+    /// Now the links stop. What they still have to write is written.
+    fn goodbye_said(&mut self) {
+        if self.farewell != Farewell::Said {
+            self.farewell = Farewell::Said;
+            self.node.handle(Input::Shutdown, now());
+        }
+        for done in self.left.drain(..) {
+            let _ = done.send(());
+        }
     }
 
     fn handle(&mut self, command: Command) {
@@ -443,21 +579,25 @@ impl Node {
                 if done.is_none() {
                     lock(&self.shared.wanted).remove(&peer);
                 }
+                if self.farewell != Farewell::No {
+                    // Nothing is dialled any more.
+                    return drop(done.map(|done| done.send(Err(ConnectError::Shutdown))));
+                }
                 let is_linked = self.shared.session(&peer).filter(|session| self.is_linked(session));
                 match (is_linked, done) {
                     (Some(session), Some(done)) => return drop(done.send(Ok(session))),
                     (Some(_), None) => {}
                     (None, Some(done)) => {
                         let waiting = self.waiting.entry(peer.clone()).or_default();
-                        waiting.retain(|done| !done.is_closed());
-                        waiting.push(done);
+                        waiting.retain(|waiter| !waiter.done.is_closed());
+                        waiting.push(Waiter { since: now(), done });
                     }
                     (None, None) => {}
                 }
-                self.links.handle(Input::Want { peer, urgent }, now());
+                self.node.handle(Input::Want { peer, urgent }, now());
             }
             Command::Disconnect { peer } => {
-                self.links.handle(Input::Disconnect { peer: peer.clone() }, now());
+                self.node.handle(Input::Disconnect { peer: peer.clone() }, now());
                 self.drain_outputs();
                 self.answer_waiting(&peer, &Err(ConnectError::Broken));
             }
@@ -472,30 +612,38 @@ impl Node {
                     return drop(verdict.send(Err(Code::STALE_LINK.into())));
                 };
                 entry.verdict = Some(verdict);
-                self.links.handle(Input::Greeted { link, role, peer }, now());
+                self.node.handle(Input::Greeted { link, role, peer }, now());
             }
             Command::LinkGreeted { link, greeted } => {
                 let Some(entry) = self.entries.get_mut(&link) else {
                     return greeted.link.close(Code::STALE_LINK, b"");
                 };
                 self.handshakes -= usize::from(std::mem::take(&mut entry.is_arrival));
+                let path = membership_path(&greeted.link);
                 entry.greeted = Some(greeted);
-                self.links.handle(Input::Ready { link }, now());
+                self.node.handle(Input::Ready { link, path }, now());
             }
             Command::LinkFailed { link, failure } => {
-                let Failure { error, code, known_incarnation } = failure;
+                let Failure { error, code, known_incarnation, live_incarnation } = failure;
                 if let Some(entry) = self.entries.get_mut(&link) {
                     entry.error = Some(error);
                 }
                 // First, so that what is dialled next speaks of the new life.
                 if let Some(known) = known_incarnation {
-                    self.links.handle(Input::ToldStale { known }, now());
+                    self.node.handle(Input::ToldStale { known }, now());
                 }
-                self.links.handle(Input::Closed { link, code }, now());
+                self.node.handle(Input::Closed { link, code }, now());
                 self.drain_outputs();
                 self.forget(link);
+                // Only who was a member is over: a newcomer whose name is taken may wait until it is free.
+                if let Some(live) = live_incarnation
+                    && self.node.membership().members().nth(1).is_some()
+                {
+                    let own = self.shared.id();
+                    self.superseded(NodeId::new(own.name().clone(), live));
+                }
             }
-            Command::LinkStopping { link } => self.links.handle(Input::Stopping { link }, now()),
+            Command::LinkStopping { link } => self.node.handle(Input::Stopping { link }, now()),
             Command::LinkEnded { link, end } => {
                 let carrier = self.entries.get(&link).and_then(|entry| entry.carrier.as_ref());
                 // Whoever ended the link knows why. What broke here because it had ended is no reason.
@@ -508,14 +656,38 @@ impl Node {
                 let is_agreed = carrier.is_some_and(|carrier| carrier.is_agreed());
                 // A peer that says good-bye before all was read breaks the session, whatever it calls it.
                 let code = code.map(|code| if code.keeps_session() && !is_agreed { Code::PROTOCOL } else { code });
-                self.links.handle(Input::Closed { link, code }, now());
+                self.node.handle(Input::Closed { link, code }, now());
                 self.drain_outputs();
                 self.forget(link);
             }
-            Command::Checked { check, alive } => self.links.handle(Input::CheckAnswered { check, alive }, now()),
+            Command::ToldStale { known } => {
+                self.is_contested = false;
+                self.node.handle(Input::ToldStale { known }, now());
+            }
+            Command::Checked { check, alive } => self.node.handle(Input::CheckAnswered { check, alive }, now()),
+            Command::SetMetadata { metadata } => self.node.handle(Input::SetMetadata { metadata }, now()),
+            Command::Publish { topic, body, done } => {
+                let has_room = self.node.membership().has_room();
+                if has_room {
+                    self.node.handle(Input::Publish { topic, body }, now());
+                }
+                let _ = done.send(has_room);
+            }
+            Command::MembershipCounters { done } => drop(done.send(*self.node.membership().counters())),
+            Command::Health { done } => {
+                let peers = self.sessions.values().map(|session| self.vitals(session)).collect();
+                let _ = done.send(peers);
+            }
+            Command::Leave { done } => {
+                self.left.push(done);
+                match self.farewell {
+                    Farewell::Said => self.goodbye_said(),
+                    Farewell::No | Farewell::Until(_) => self.say_goodbye(),
+                }
+            }
             Command::Stop => {
                 self.shared.begin_stop();
-                self.links.handle(Input::Shutdown, now());
+                self.say_goodbye();
             }
         }
     }
@@ -529,7 +701,7 @@ impl Node {
         // From a quarter of the room on, whoever comes proves the address first.
         let arrival = if self.handshakes >= limit / 4 { arrival.retry() } else { Some(arrival) };
         let Some(arrival) = arrival else { return };
-        let link = self.links.accepted();
+        let link = self.node.accepted();
         let task = self.tasks.spawn(peers::accept(self.shared.clone(), link, arrival));
         self.handshakes += 1;
         self.entries.insert(link, Entry { task: Some(task), is_arrival: true, ..Entry::default() });
@@ -560,37 +732,101 @@ impl Node {
         })
     }
 
+    fn vitals(&self, session: &Session) -> PeerVitals {
+        let carrier = self.carrier_of(session);
+        let path = carrier.as_ref().map(|carrier| {
+            let Path { rtt, packets_sent, packets_lost, .. } = carrier.link.path();
+            PathVitals { rtt, packets_sent, packets_lost }
+        });
+        // To membership, or by whatever its application sent.
+        let answered = self.node.membership().last_heard(session.peer.name());
+        let received = carrier.and_then(|carrier| carrier.last_received());
+        PeerVitals { peer: session.peer.clone(), path, last_heard: answered.max(received) }
+    }
+
     fn is_linked(&self, session: &Session) -> bool {
         session.carrier().is_some()
     }
 
     fn drain_outputs(&mut self) {
-        while let Some(output) = self.links.poll_output() {
+        while let Some(output) = self.node.poll_output() {
             self.act(output);
         }
     }
 
     fn act(&mut self, output: Output) {
         match output {
+            Output::Link(output) => self.act_on_links(output),
+            Output::Send { to, way, rank, packet } => {
+                // A link that stops still carries datagrams, and its stream to the end.
+                let session = self.shared.session(to.name()).filter(|session| session.peer == to);
+                match session.and_then(|session| self.carrier_of(&session)) {
+                    Some(carrier) => carrier.send_packet(way, rank, packet),
+                    None => self.shared.packets.dropped_out(1),
+                }
+            }
+            Output::Event(event) => {
+                match &event {
+                    MemberEvent::Joined(member)
+                    | MemberEvent::Replaced { member, .. }
+                    | MemberEvent::Returned(member)
+                    | MemberEvent::Updated(member) => {
+                        self.shared.remember_addresses(member.id.name(), &member.addresses);
+                    }
+                    _ => {}
+                }
+                tracing::debug!(?event, "membership");
+                self.shared.members.apply(event);
+            }
+            Output::Fact { from, topic, body } => self.shared.facts.deliver(from, &topic, body),
+            Output::Superseded { by } => self.superseded(by),
+            Output::GoodbyeSaid => self.goodbye_said(),
+        }
+    }
+
+    /// Others hold a later life of this node's name for live. Asks whether it is, and who is to give way.
+    fn superseded(&mut self, by: NodeId) {
+        if self.is_contested || by.incarnation() <= self.shared.id().incarnation() {
+            return;
+        }
+        self.is_contested = true;
+        let shared = self.shared.clone();
+        self.tasks.spawn(async move {
+            if !peers::is_taken_over(shared.clone()).await {
+                // A life that is over, or never was: this one goes on as a later one still.
+                return shared.command(Command::ToldStale { known: by.incarnation() });
+            }
+            tracing::error!(%by, "a later life of this node's name took its place: this one stops");
+            shared.events.superseded(by);
+            shared.begin_stop();
+            let _ = tokio::time::timeout(shared.config.shutdown_timeout, shared.methods.drained()).await;
+            shared.command(Command::Stop);
+        });
+    }
+
+    fn act_on_links(&mut self, output: links::Output) {
+        use links::Output;
+        match output {
             Output::Dial { link, peer, greeting } => {
                 tracing::debug!(%peer, link = link.0, "dialling");
                 let task = self.tasks.spawn(peers::dial(self.shared.clone(), link, peer, greeting));
-                self.entries.insert(link, Entry { task: Some(task), ..Entry::default() });
+                self.entries.insert(link, Entry { task: Some(task), dialled: Some(now()), ..Entry::default() });
             }
             Output::NotDialable { peer } => {
                 let error = ConnectError::NotDialable(peer.clone());
                 self.answer_waiting(&peer, &Err(error));
             }
             Output::GaveUp { link, peer } => {
-                let error = self.entries.get(&link).and_then(|entry| entry.error.clone());
-                let error = error.unwrap_or(ConnectError::Broken);
+                let entry = self.entries.get(&link);
+                let error = entry.and_then(|entry| entry.error.clone()).unwrap_or(ConnectError::Broken);
+                let began = entry.and_then(|entry| entry.dialled);
                 tracing::debug!(%peer, %error, "not connected");
-                self.answer_waiting(&peer, &Err(error));
+                self.dial_failed(&peer, began, error);
             }
             Output::Accept { link, session, greeting } => {
                 let Some(entry) = self.entries.get_mut(&link) else {
                     // It ended while it waited for the verdict.
-                    return self.links.handle(Input::Closed { link, code: None }, now());
+                    return self.node.handle(Input::Closed { link, code: None }, now());
                 };
                 entry.session = Some(session);
                 if let Some(verdict) = entry.verdict.take() {
@@ -605,7 +841,7 @@ impl Node {
             Output::SessionUp { session, peer } => {
                 tracing::info!(peer = %peer.id, "session up");
                 let name = peer.id.name().clone();
-                self.shared.remember_addresses(&peer);
+                self.shared.remember_addresses(&name, &peer.addresses);
                 let made = Session::new(session, &peer, &self.shared);
                 self.sessions.insert(session, made.clone());
                 self.shared.sessions.write().unwrap_or_else(PoisonError::into_inner).insert(name, made);
@@ -637,7 +873,7 @@ impl Node {
                 self.shared.events.down(peer.clone(), reason);
                 // Who asked for a link while this one went wants the next session.
                 if self.waiting.contains_key(peer.name()) {
-                    self.links.handle(Input::Want { peer: peer.name().clone(), urgent: false }, now());
+                    self.node.handle(Input::Want { peer: peer.name().clone(), urgent: false }, now());
                 }
             }
             Output::SessionIdle { session, peer } => {
@@ -645,10 +881,10 @@ impl Node {
                 let gap = session.gap();
                 if gap == Gap::Stays {
                     tracing::warn!(%peer, "the peer left a gap in its messages");
-                    return self.links.handle(Input::Disconnect { peer }, now());
+                    return self.node.handle(Input::Disconnect { peer }, now());
                 }
                 if gap == Gap::New || session.is_pending() || self.waiting.contains_key(&peer) {
-                    self.links.handle(Input::Want { peer, urgent: false }, now());
+                    self.node.handle(Input::Want { peer, urgent: false }, now());
                 }
             }
             Output::Check { check, old, link, greeting } => self.check(check, old, link, greeting),
@@ -693,7 +929,7 @@ impl Node {
             task.abort();
         }
         entry.error = Some(if code == Code::SHUTDOWN { ConnectError::Shutdown } else { ConnectError::Broken });
-        self.links.handle(Input::Closed { link, code: Some(code) }, now());
+        self.node.handle(Input::Closed { link, code: Some(code) }, now());
         self.drain_outputs();
         self.forget(link);
     }
@@ -712,8 +948,22 @@ impl Node {
     }
 
     fn answer_waiting(&mut self, peer: &NodeName, outcome: &Result<Arc<Session>, ConnectError>) {
-        for done in self.waiting.remove(peer).into_iter().flatten() {
-            let _ = done.send(outcome.clone());
+        for waiter in self.waiting.remove(peer).into_iter().flatten() {
+            let _ = waiter.done.send(outcome.clone());
+        }
+    }
+
+    /// A dial has failed that began then: whoever waited for it is told. Who came while it was under way has a dial of its
+    /// own, because the reason may be gone: membership dials those who are cut off again and again.
+    fn dial_failed(&mut self, peer: &NodeName, began: Option<Instant>, error: ConnectError) {
+        let waiting = self.waiting.remove(peer).unwrap_or_default();
+        let is_later = |waiter: &Waiter| began.is_some_and(|began| waiter.since > began);
+        let (later, earlier): (Vec<_>, Vec<_>) = waiting.into_iter().partition(is_later);
+        self.waiting.insert(peer.clone(), earlier);
+        self.answer_waiting(peer, &Err(error));
+        if !later.is_empty() {
+            self.waiting.insert(peer.clone(), later);
+            self.node.handle(Input::Want { peer: peer.clone(), urgent: true }, now());
         }
     }
 
@@ -726,8 +976,8 @@ impl Node {
         self.shared.sessions.write().unwrap_or_else(PoisonError::into_inner).clear();
         self.shared.methods.end();
         self.shared.asks.end_all();
-        for done in std::mem::take(&mut self.waiting).into_values().flatten() {
-            let _ = done.send(Err(ConnectError::Shutdown));
+        for waiter in std::mem::take(&mut self.waiting).into_values().flatten() {
+            let _ = waiter.done.send(Err(ConnectError::Shutdown));
         }
         self.tasks.shutdown().await;
         self.entries.clear();
@@ -737,6 +987,8 @@ impl Node {
         }
         self.shared.mailboxes.close_all();
         self.shared.events.close();
+        self.shared.members.close();
+        self.shared.facts.close();
         self.shared.stopped.send_replace(true);
     }
 }

@@ -3,6 +3,7 @@
 //! One task per link, outside the node task: TLS, then [`proto::hello`](crate::proto::hello), which asks the node task for
 //! its verdict.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::carrier::{Greeted, kind_of};
-use super::{Command, Shared};
+use super::{Command, Shared, lock};
 use crate::error::ConnectError;
 use crate::id::{NodeId, NodeName};
 use crate::identity::{AuthError, Role};
@@ -99,6 +100,22 @@ pub(crate) async fn answers(shared: Arc<Shared>, old: NodeId, greeting: Greeting
     timeout_at(deadline, asking).await.ok().flatten().unwrap_or(false)
 }
 
+/// Asks whether another life of this node's name answers at the name's address, and turns this one away.
+pub(crate) async fn is_taken_over(shared: Arc<Shared>) -> bool {
+    let deadline = Instant::now() + shared.config.conflict_check;
+    let asking = async {
+        let name = shared.id().name().clone();
+        let link = reach(&shared, &name).await.ok()?;
+        let channel = channel(&shared, &link).ok()?;
+        let (_, hello) = Handshake::dial(shared.local(), channel, name, Greeting::default());
+        let Output::Send(hello) = hello else { return None };
+        let (mut send, _recv) = link.open_greeting().await.ok()?;
+        send.write(&hello).await.ok()?;
+        Some(link.closed().await.code() == Some(Code::NAME_CONFLICT))
+    };
+    timeout_at(deadline, asking).await.ok().flatten().unwrap_or(false)
+}
+
 fn report(shared: &Shared, link: LinkId, outcome: Result<Box<Greeted>, Failure>) {
     shared.command(match outcome {
         Ok(greeted) => Command::LinkGreeted { link, greeted },
@@ -113,11 +130,13 @@ pub(crate) struct Failure {
     pub(crate) code: Option<Code>,
     /// The incarnation in [`Code::STALE_INCARNATION`], when the peer told it.
     pub(crate) known_incarnation: Option<u64>,
+    /// The same in [`Code::NAME_CONFLICT`].
+    pub(crate) live_incarnation: Option<u64>,
 }
 
 impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
-        Self { error, code: None, known_incarnation: None }
+        Self { error, code: None, known_incarnation: None, live_incarnation: None }
     }
 }
 
@@ -129,11 +148,13 @@ impl From<End> for Failure {
                 _ => ConnectError::Broken.into(),
             };
         };
-        let known_incarnation = <[u8; 8]>::try_from(reason)
-            .ok()
-            .filter(|_| by_peer && code == Code::STALE_INCARNATION)
-            .map(u64::from_be_bytes);
-        Self { error: refused(code), code: Some(code), known_incarnation }
+        let incarnation = <[u8; 8]>::try_from(reason).ok().filter(|_| by_peer).map(u64::from_be_bytes);
+        Self {
+            error: refused(code),
+            code: Some(code),
+            known_incarnation: incarnation.filter(|_| code == Code::STALE_INCARNATION),
+            live_incarnation: incarnation.filter(|_| code == Code::NAME_CONFLICT),
+        }
     }
 }
 
@@ -364,5 +385,58 @@ async fn read_frame(recv: &mut Receiver) -> Result<Result<Frame, WireError>, Str
                 None => return Ok(Err(WireError::Short)),
             },
         }
+    }
+}
+
+/// Asks who is at an address, which is remembered as a place of whoever it is. The link is only for that.
+pub(crate) async fn who_answers(shared: &Arc<Shared>, address: SocketAddr) -> Option<NodeName> {
+    let asking = async {
+        let endpoint = shared.endpoint()?;
+        let link = endpoint.dial_anyone(&shared.tls, address).await.ok()?;
+        let channel = channel(shared, &link).ok()?;
+        // A peer takes a greeting that is not its session's for the end of that, or refuses it; but of those that this node
+        // has met, the certificate tells which it is.
+        if let Some(met) = shared.names_met().into_iter().find(|name| (channel.certified)(name)) {
+            link.close(Code::NORMAL, b"");
+            return Some((met, Vec::new()));
+        }
+        let (mut machine, hello) = Handshake::inquire(shared.local(), channel, Greeting::default());
+        let Output::Send(hello) = hello else { return None };
+        let (mut send, mut recv) = link.open_greeting().await.ok()?;
+        send.write(&hello).await.ok()?;
+        let outputs = machine.handle(Input::Frame(read_frame(&mut recv).await.ok()?));
+        link.close(Code::NORMAL, b"");
+        outputs.into_iter().find_map(|output| match output {
+            Output::Judge(peer) => Some((peer.id.name().clone(), peer.addresses)),
+            _ => None,
+        })
+    };
+    let (name, addresses) = timeout(shared.config.connect_timeout, asking).await.ok().flatten()?;
+    shared.remember_places(&name, addresses.into_iter().chain([address]));
+    Some(name)
+}
+
+impl Shared {
+    /// Names of nodes that this one knows or has known, its own too: with those of peers, all that it may have counts of.
+    fn names_met(&self) -> Vec<NodeName> {
+        let mut names: Vec<_> = self.sessions().iter().map(|session| session.peer.name().clone()).collect();
+        names.push(self.id().name().clone());
+        names.extend(self.members.snapshot().into_iter().map(|member| member.id.name().clone()));
+        names.extend(lock(&self.advertised).keys().cloned());
+        names
+    }
+
+    /// A node was met at these addresses, or says that it is there.
+    fn remember_places(&self, name: &NodeName, places: impl Iterator<Item = SocketAddr>) {
+        let mut advertised = lock(&self.advertised);
+        if !advertised.contains_key(name) && advertised.len() >= self.config.peers_remembered {
+            advertised.pop_first();
+        }
+        let known = advertised.entry(name.clone()).or_default();
+        for place in places {
+            known.retain(|known| *known != place);
+            known.insert(0, place);
+        }
+        known.truncate(ADDRESSES_MAX);
     }
 }

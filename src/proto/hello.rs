@@ -140,6 +140,13 @@ impl Handshake {
         (this, Output::Send(hello))
     }
 
+    /// Starts at a dialling side that does not know whom it will reach, and only wants to learn it.
+    pub(crate) fn inquire(local: Local, channel: Channel, greeting: Greeting) -> (Self, Output) {
+        let this = Self { role: Role::Dialler, expected: None, local, channel, state: State::AwaitHello };
+        let hello = this.hello(greeting);
+        (this, Output::Send(hello))
+    }
+
     /// Starts at the responding side, which says nothing until the dialler has proved itself.
     pub(crate) fn respond(local: Local, channel: Channel) -> Self {
         Self { role: Role::Responder, expected: None, local, channel, state: State::AwaitHello }

@@ -68,6 +68,8 @@ pub(crate) struct Clockwork {
     newer_than_ping: bool,
     pinged: Option<Instant>,
     heard: Instant,
+    /// When something for the session arrived.
+    received: Option<Instant>,
     used: Instant,
     calls: usize,
     stop: Stop,
@@ -95,6 +97,7 @@ impl Clockwork {
             newer_than_ping: false,
             pinged: None,
             heard: now,
+            received: None,
             used: now,
             calls: 0,
             stop: Stop::default(),
@@ -112,6 +115,17 @@ impl Clockwork {
     pub(crate) fn received(&mut self, now: Instant) {
         self.used = now;
         self.heard = now;
+        self.received = Some(now);
+    }
+
+    /// The link was used for what is a question of its own: whoever asked finds out whether it arrived.
+    pub(crate) fn touched(&mut self, now: Instant) {
+        self.used = now;
+    }
+
+    /// When something for the session arrived last.
+    pub(crate) fn last_received(&self) -> Option<Instant> {
+        self.received
     }
 
     /// The peer gave any sign of life.
@@ -293,6 +307,19 @@ mod tests {
     }
 
     #[test]
+    fn a_link_that_membership_uses_is_not_idle_and_asks_nothing() {
+        let t0 = Instant::now();
+        let mut link = Clockwork::new(TIMES, t0);
+        link.touched(t0 + secs(50));
+        assert!(!link.is_waiting());
+        assert_eq!(link.last_received(), None);
+        assert_eq!(link.handle_timeout(t0 + secs(110) - Duration::from_nanos(1)), vec![]);
+        assert_eq!(link.handle_timeout(t0 + secs(110)), vec![Output::FinishStreams]);
+        link.received(t0 + secs(111));
+        assert_eq!(link.last_received(), Some(t0 + secs(111)));
+    }
+
+    #[test]
     fn a_kept_link_asks_now_and_then_and_never_stops() {
         let t0 = Instant::now();
         let mut link = Clockwork::new(Times { idle: Idle::Keep(secs(20)), ..TIMES }, t0);
@@ -393,7 +420,8 @@ mod tests {
                     assert!(link.poll_timeout().is_none_or(|next| next > now), "seed {seed}: the clock spins");
                 }
                 now = event;
-                match rng.u8(0..12) {
+                match rng.u8(0..13) {
+                    12 => link.touched(now),
                     0..=2 => link.wrote(now),
                     3 => link.calls_open(rng.usize(0..2), now),
                     4 => drop(link.begin_stop(Code::IDLE, now)),

@@ -11,7 +11,8 @@
 //! An end that the peer reported does not raise this side's count, so one broken link is counted once per side that
 //! noticed. Peers that are forgotten restart from the highest count of any peer.
 //!
-//! One name has one life at a time: a second life of a name waits until the first has been asked for a sign of life.
+//! One name has one life at a time: a second life of a name waits until the first has been asked for a sign of life. The
+//! first is the one with a session, or else the one that hearsay tells of.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -33,6 +34,13 @@ pub(crate) struct SessionId(pub(crate) u64);
 /// One question whether an old life still answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct CheckId(u64);
+
+/// What others say of a name: its latest life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hearsay {
+    pub(crate) incarnation: u64,
+    pub(crate) is_live: bool,
+}
 
 /// How often to dial, and how much to remember.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +65,7 @@ pub(crate) enum Input {
         link: LinkId,
         role: Role,
         peer: Box<Peer>,
+        hearsay: Option<Hearsay>,
     },
     /// READY was sent, or has arrived.
     Ready {
@@ -77,6 +86,11 @@ pub(crate) enum Input {
     },
     Disconnect {
         peer: NodeName,
+    },
+    /// This life is over, others say, for this reason. A link that is coming up may show that it is not.
+    Over {
+        life: NodeId,
+        reason: DownReason,
     },
     /// A peer knows a life of this node's name that began later than this one.
     ToldStale {
@@ -227,8 +241,33 @@ enum State {
 #[derive(Debug)]
 struct Check {
     /// The life that is asked.
-    old: (u64, [u8; 32]),
-    newcomers: Vec<(LinkId, Role, Box<Peer>)>,
+    old: Old,
+    newcomers: Vec<Newcomer>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Old {
+    /// One with a session.
+    Met((u64, [u8; 32])),
+    /// One that only others have met.
+    ToldOf(u64),
+}
+
+impl Old {
+    fn incarnation(self) -> u64 {
+        match self {
+            Self::Met((incarnation, _)) | Self::ToldOf(incarnation) => incarnation,
+        }
+    }
+}
+
+/// A second life of a name, with a link that asks to be let in.
+#[derive(Debug)]
+struct Newcomer {
+    link: LinkId,
+    role: Role,
+    peer: Box<Peer>,
+    hearsay: Option<Hearsay>,
 }
 
 /// How many newcomers wait for one check.
@@ -282,12 +321,13 @@ impl Links {
     pub(crate) fn handle(&mut self, input: Input, now: Instant) {
         match input {
             Input::Want { peer, urgent } => self.want(peer, urgent, now),
-            Input::Greeted { link, role, peer } => self.judge(link, role, peer),
+            Input::Greeted { link, role, peer, hearsay } => self.judge(Newcomer { link, role, peer, hearsay }),
             Input::Ready { link } => self.ready(link, now),
             Input::Stopping { link } => self.link_stopping(link),
             Input::Closed { link, code } => self.link_closed(link, code, now),
             Input::CheckAnswered { check, alive } => self.check_answered(check, alive),
             Input::Disconnect { peer } => self.disconnect(&peer),
+            Input::Over { life, reason } => self.life_over(&life, reason),
             Input::ToldStale { known } => self.told_stale(known),
             Input::Shutdown => self.shutdown(),
         }
@@ -357,7 +397,8 @@ impl Links {
         self.outputs.push_back(Output::Refuse { link, refusal: refusal.into() });
     }
 
-    fn judge(&mut self, link: LinkId, role: Role, peer: Box<Peer>) {
+    fn judge(&mut self, newcomer: Newcomer) {
+        let Newcomer { link, role, ref peer, hearsay } = newcomer;
         if self.stopping {
             return self.refuse(link, Code::SHUTDOWN);
         }
@@ -370,7 +411,7 @@ impl Links {
                 return self.refuse(link, Code::SELF);
             }
             self.refuse(link, Code::NAME_CONFLICT);
-            return self.outputs.push_back(Output::Conflict { live: self.id.clone(), refused: peer.id });
+            return self.outputs.push_back(Output::Conflict { live: self.id.clone(), refused: peer.id.clone() });
         }
         let sessions = self.peers.values().filter(|known| known.session.is_some()).count();
         let peers_max = self.limits.peers_max;
@@ -382,40 +423,51 @@ impl Links {
         }
         let known = self.known(peer.id.name());
         let life = (peer.id.incarnation(), peer.fingerprint);
-        if let Some(old) = known.life
-            && old != life
-        {
-            let up = known.links.iter().find(|link| link.state == State::Up).map(|link| link.id);
-            let is_up = known.session.as_ref().is_some_and(|session| session.up);
-            // A dial that reached another life, with no link to the old one, has asked the old one already.
-            let has_asked = role == Role::Dialler && up.is_none();
-            if !has_asked && (is_up || known.check.is_some()) {
-                let name = peer.id.name().clone();
-                let is_new = known.check.is_none();
-                let greeting = known.greeting();
-                let check = known.check.get_or_insert(Check { old, newcomers: Vec::new() });
-                if check.newcomers.len() >= NEWCOMERS_MAX {
-                    return self.refuse(link, Code::LIMIT);
-                }
-                check.newcomers.push((link, role, peer));
-                if is_new {
-                    let old = NodeId::new(name.clone(), old.0);
-                    self.checks.insert(next_check, name);
-                    self.outputs.push_back(Output::Check { check: next_check, old, link: up, greeting });
-                }
-                return;
-            }
-            if life.0 <= old.0 {
-                let reason = old.0.to_be_bytes().to_vec();
-                return self.refuse(link, Refusal { code: Code::STALE_INCARNATION, reason });
-            }
+        let up = known.links.iter().find(|link| link.state == State::Up).map(|link| link.id);
+        let is_up = known.session.as_ref().is_some_and(|session| session.up);
+        // What a handshake has shown stands over what others say.
+        let told_of = hearsay.filter(|told| !is_up && told.incarnation != life.0);
+        let met = known.life.filter(|met| *met != life);
+        let is_asked = met.is_some() && known.check.is_some();
+        let old = match (met, told_of) {
+            (Some(met), _) if is_up || is_asked => Some(Old::Met(met)),
+            (_, Some(told)) if told.is_live => Some(Old::ToldOf(told.incarnation)),
+            _ => None,
+        };
+        // A dial that reached another life, with no link to the old one, has asked the old one already.
+        let has_asked = role == Role::Dialler && up.is_none();
+        if let Some(old) = old.filter(|_| !has_asked) {
             let name = peer.id.name().clone();
+            let is_new = known.check.is_none();
+            let greeting = known.greeting();
+            let check = known.check.get_or_insert(Check { old, newcomers: Vec::new() });
+            if check.newcomers.len() >= NEWCOMERS_MAX {
+                return self.refuse(link, Code::LIMIT);
+            }
+            check.newcomers.push(newcomer);
+            if is_new {
+                let old = NodeId::new(name.clone(), old.incarnation());
+                self.checks.insert(next_check, name);
+                self.outputs.push_back(Output::Check { check: next_check, old, link: up, greeting });
+            }
+            return;
+        }
+        let is_stale = |known: u64| known >= life.0;
+        let stale = met.map(|met| met.0).filter(|met| is_stale(*met));
+        let stale = stale.max(told_of.map(|told| told.incarnation).filter(|told| is_stale(*told)));
+        if let Some(known) = stale {
+            let reason = known.to_be_bytes().to_vec();
+            return self.refuse(link, Refusal { code: Code::STALE_INCARNATION, reason });
+        }
+        if met.is_some() {
+            let name = peer.id.name().clone();
+            let seen_ended = peer.greeting.ended;
             self.end_session(&name, DownReason::Superseded, false);
             let known = self.known(&name);
             known.life = Some(life);
-            known.seen_ended = peer.greeting.ended;
+            known.seen_ended = seen_ended;
         }
-        self.admit(link, role, peer, own_incarnation);
+        self.admit(link, role, newcomer.peer, own_incarnation);
     }
 
     /// The peer is who this node thinks, or nobody was known: compare the counts.
@@ -513,7 +565,7 @@ impl Links {
     fn link_closed(&mut self, link: LinkId, code: Option<Code>, now: Instant) {
         for name in self.checks.values() {
             if let Some(check) = self.peers.get_mut(name).and_then(|known| known.check.as_mut()) {
-                check.newcomers.retain(|(newcomer, ..)| *newcomer != link);
+                check.newcomers.retain(|newcomer| newcomer.link != link);
             }
         }
         let Some(name) = self.links.get(&link).cloned() else { return };
@@ -583,18 +635,30 @@ impl Links {
         let known = self.known(&name);
         let Some(check) = known.check.take() else { return };
         // The answer is about the life that was asked; another may have taken its place meanwhile.
-        let is_present = known.life == Some(check.old);
+        let is_present = match check.old {
+            Old::Met(old) => known.life == Some(old),
+            Old::ToldOf(_) => !known.session.as_ref().is_some_and(|session| session.up),
+        };
         if is_present && !alive {
             self.end_session(&name, DownReason::Superseded, true);
         }
-        for (link, role, peer) in check.newcomers {
-            if is_present && alive {
-                self.refuse(link, Code::NAME_CONFLICT);
-                let live = NodeId::new(name.clone(), check.old.0);
-                self.outputs.push_back(Output::Conflict { live, refused: peer.id });
-            } else {
-                self.judge(link, role, peer);
+        let old = check.old.incarnation();
+        for mut newcomer in check.newcomers {
+            let is_itself = matches!(check.old, Old::ToldOf(_)) && newcomer.peer.id.incarnation() == old;
+            if is_present && alive && !is_itself {
+                // One that began earlier is over, and is to know it.
+                let is_earlier = newcomer.peer.id.incarnation() < old;
+                let reason = if is_earlier { old.to_be_bytes().to_vec() } else { Vec::new() };
+                self.refuse(newcomer.link, Refusal { code: Code::NAME_CONFLICT, reason });
+                let live = NodeId::new(name.clone(), old);
+                self.outputs.push_back(Output::Conflict { live, refused: newcomer.peer.id });
+                continue;
             }
+            // Asked once, and never again for the same newcomer.
+            if let Some(told) = newcomer.hearsay.as_mut().filter(|told| told.incarnation == old) {
+                told.is_live = false;
+            }
+            self.judge(newcomer);
         }
     }
 
@@ -619,6 +683,13 @@ impl Links {
         match &mut known.session {
             Some(session) if was_up || was_stopping => session.is_leaving = true,
             _ => self.end_session(peer, DownReason::Disconnected, true),
+        }
+    }
+
+    fn life_over(&mut self, life: &NodeId, reason: DownReason) {
+        let known = self.peers.get(life.name()).and_then(|known| known.life);
+        if known.is_some_and(|(incarnation, _)| incarnation == life.incarnation()) {
+            self.end_session(life.name(), reason, true);
         }
     }
 

@@ -6,3 +6,4 @@ pub(crate) mod lanes;
 pub(crate) mod link;
 pub(crate) mod links;
 pub(crate) mod membership;
+pub(crate) mod node;

@@ -53,6 +53,26 @@ pub(crate) enum StreamError {
     Reset,
 }
 
+/// Why a datagram was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DatagramError {
+    #[error("the link has ended")]
+    LinkEnded,
+    #[error("the path, or the peer, takes no datagram of that size")]
+    TooLarge,
+}
+
+/// What QUIC knows of the way to the peer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Path {
+    pub(crate) rtt: Duration,
+    /// What a datagram may hold now; 0 when the peer takes none.
+    pub(crate) datagram_max: usize,
+    pub(crate) packets_sent: u64,
+    /// Of these, as far as QUIC has found out.
+    pub(crate) packets_lost: u64,
+}
+
 /// One QUIC connection. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
@@ -117,6 +137,25 @@ impl Link {
     pub(crate) async fn accept(&self) -> Result<Receiver, StreamError> {
         let stream = self.connection.accept_uni().await.map_err(|_| StreamError::LinkEnded)?;
         Ok(Receiver { stream })
+    }
+
+    /// Hands a datagram to QUIC, which holds one of full size at a time. Waits while that one waits for the path. Nothing
+    /// is sent when this is dropped.
+    pub(crate) async fn send_datagram_wait(&self, bytes: Bytes) -> Result<(), DatagramError> {
+        self.connection.send_datagram_wait(bytes).await.map_err(|error| match error {
+            quinn::SendDatagramError::ConnectionLost(_) => DatagramError::LinkEnded,
+            _ => DatagramError::TooLarge,
+        })
+    }
+
+    pub(crate) fn path(&self) -> Path {
+        let stats = self.connection.stats().path;
+        Path {
+            rtt: stats.rtt,
+            datagram_max: self.connection.max_datagram_size().unwrap_or(0),
+            packets_sent: stats.sent_packets,
+            packets_lost: stats.lost_packets,
+        }
     }
 
     pub(crate) async fn read_datagram(&self) -> Result<Bytes, StreamError> {

@@ -152,15 +152,34 @@ impl Endpoint {
 
     /// All addresses where a node may be, as of now.
     pub(crate) async fn resolve(&self, name: &NodeName) -> Vec<SocketAddr> {
-        self.network.resolve(&name.host(), name.port()).await
+        self.resolve_host(&name.host(), name.port()).await
+    }
+
+    /// All addresses of a host, as of now.
+    pub(crate) async fn resolve_host(&self, host: &HostName, port: u16) -> Vec<SocketAddr> {
+        self.network.resolve(host, port).await
     }
 
     /// Dials one address. The far side proves that it is `expected`.
     pub(crate) async fn dial(&self, tls: &Tls, address: SocketAddr, expected: &NodeName) -> Result<Link, ConnectError> {
+        self.dial_expecting(tls, address, Some(expected)).await
+    }
+
+    /// Dials one address, where any node of the cluster will do.
+    pub(crate) async fn dial_anyone(&self, tls: &Tls, address: SocketAddr) -> Result<Link, ConnectError> {
+        self.dial_expecting(tls, address, None).await
+    }
+
+    async fn dial_expecting(
+        &self,
+        tls: &Tls,
+        address: SocketAddr,
+        expected: Option<&NodeName>,
+    ) -> Result<Link, ConnectError> {
         if !may_be_dialled(address) {
             return Err(ConnectError::BadAddress(address));
         }
-        let mut client = quinn::ClientConfig::new(Arc::new(tls.client_config(Some(expected))));
+        let mut client = quinn::ClientConfig::new(Arc::new(tls.client_config(expected)));
         client.version(1).transport_config(self.transport.clone());
         let connecting = self.quinn.connect_with(client, address, tls::SERVER_NAME).map_err(|error| match error {
             quinn::ConnectError::EndpointStopping => ConnectError::Shutdown,
@@ -178,10 +197,28 @@ impl Endpoint {
         self.quinn.accept().await.map(|incoming| Arrival { incoming, handshake_timeout: self.handshake_timeout })
     }
 
+    /// Gives the socket up for another that nobody knows.
+    fn let_go(&self) {
+        // quinn also keeps the socket before the present one.
+        for _ in 0..2 {
+            let _ = match &self.network.0 {
+                Kind::System => {
+                    std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|any| self.quinn.rebind(any))
+                }
+                #[cfg(feature = "sim")]
+                Kind::Fabric(host) => host.bind(0).and_then(|any| self.quinn.rebind_abstract(any)),
+            };
+        }
+    }
+
     /// Closes what is left, and waits until the last word is said or the time is over.
     pub(crate) async fn close(&self, patience: Duration) {
         self.quinn.close(VarInt::from_u32(crate::wire::Code::SHUTDOWN.0), b"");
-        let _ = tokio::time::timeout(patience, self.quinn.wait_idle()).await;
+        if tokio::time::timeout(patience, self.quinn.wait_idle()).await.is_err() {
+            // quinn keeps the socket for a connection that its peer closed with its first packet, until the idle time-out. The
+            // port is to be free for the next node.
+            self.let_go();
+        }
     }
 }
 
@@ -244,7 +281,8 @@ fn transport(config: &Config) -> quinn::TransportConfig {
         .stream_receive_window(VarInt::from_u32(config.stream_window))
         .send_window(config.send_window.into())
         .datagram_receive_buffer_size(Some(config.datagram_buffer))
-        .datagram_send_buffer_size(config.datagram_buffer)
+        // Room for one of full size: what waits, waits where it is known what goes first.
+        .datagram_send_buffer_size(config.mtu_max.into())
         .allow_spin(false)
         .mtu_discovery_config(Some(mtu));
     transport

@@ -18,12 +18,29 @@ fn the_bytes_of_every_frame_are_these() {
     for (hex, frame) in golden() {
         assert_eq!(to_hex(&frame.encoded()), hex, "{frame:?}");
     }
-    let kinds = [StreamKind::Control, StreamKind::Lane, StreamKind::Calls, StreamKind::Body, StreamKind::LargeCall];
-    assert_eq!(kinds.map(StreamKind::to_byte), [1, 2, 3, 4, 5]);
+    let kinds = [
+        StreamKind::Control,
+        StreamKind::Lane,
+        StreamKind::Calls,
+        StreamKind::Body,
+        StreamKind::LargeCall,
+        StreamKind::Membership,
+    ];
+    assert_eq!(kinds.map(StreamKind::to_byte), [1, 2, 3, 4, 5, 6]);
     for byte in 0..=255 {
         let kind = kinds.into_iter().find(|kind| kind.to_byte() == byte);
         assert_eq!(StreamKind::from_byte(byte), kind);
     }
+}
+
+#[test]
+fn a_packet_travels_in_a_frame() {
+    let mut bytes = Vec::new();
+    put_packet(&mut bytes, &[0x30, 0]);
+    assert_eq!(to_hex(&bytes), "3f023000");
+    assert_eq!(packet(split_one(&bytes)), Ok(Some(Bytes::from_static(&[0x30, 0]))));
+    assert_eq!(packet(Frame { kind: 0x3e, body: Bytes::new() }), Err(WireError::UnknownFrame(0x3e)));
+    assert_eq!(packet(Frame { kind: 0x7e, body: Bytes::new() }), Ok(None));
 }
 
 #[test]

@@ -4,12 +4,21 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use distribute::sim::{Conditions, Fabric};
-use distribute::{Builder, Cookie, Node, NodeEvent, NodeEvents};
+use distribute::{Builder, Config, Cookie, Node, NodeEvent, NodeEvents};
 
 /// Nodes on one in-memory network, under the paused clock.
 pub(crate) struct World {
     pub(crate) fabric: Fabric,
     cookie: Cookie,
+    config: Config,
+}
+
+/// Settings of a node that is no member of anything but itself: what becomes of its links is up to the links, an idle one is
+/// idle, and a lost one is not dialled again.
+pub(crate) fn alone() -> Config {
+    let mut config = Config::default();
+    config.members_max = 1;
+    config
 }
 
 pub(crate) fn secs(n: u64) -> Duration {
@@ -31,16 +40,22 @@ pub(crate) fn lossy() -> Conditions {
 }
 
 impl World {
-    /// A network whose faults follow the seed. With `RUST_LOG` set, the nodes say what they do.
+    /// A network whose faults follow the seed, for nodes that are [`alone`]. With `RUST_LOG` set, they say what they do.
     pub(crate) fn new(seed: u64) -> Self {
+        Self { config: alone(), ..Self::of_members(seed) }
+    }
+
+    /// The same for nodes with the default settings, which are members of a cluster.
+    pub(crate) fn of_members(seed: u64) -> Self {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
-        Self { fabric: Fabric::new(seed), cookie: Cookie::generate() }
+        Self { fabric: Fabric::new(seed), cookie: Cookie::generate(), config: Config::default() }
     }
 
     pub(crate) fn builder(&self, name: &str, host: u8) -> Builder {
         Node::builder(format!("{name}@10.0.0.{host}").as_str())
             .cookie(self.cookie.clone())
+            .config(self.config.clone())
             .network(self.fabric.host(ip(host)))
     }
 
@@ -50,14 +65,33 @@ impl World {
 
     /// A node whose host is reached by a name or is of IPv6.
     pub(crate) async fn at(&self, name: &str, host: IpAddr) -> Node {
-        let builder = Node::builder(name).cookie(self.cookie.clone()).network(self.fabric.host(host));
+        let builder = Node::builder(name).cookie(self.cookie.clone()).config(self.config.clone());
+        let builder = builder.network(self.fabric.host(host));
         builder.start().await.unwrap()
+    }
+
+    /// A node that never asks by itself whether another lives.
+    pub(crate) async fn unprobing(&self, name: &str, host: u8) -> Node {
+        self.builder(name, host).config(unprobing()).start().await.unwrap()
+    }
+
+    /// As [`World::pair`], but neither asks by itself whether the other lives.
+    pub(crate) async fn unprobing_pair(&self) -> (Node, Node) {
+        (self.unprobing("a", 1).await, self.unprobing("b", 2).await)
     }
 
     /// Nodes `a` and `b` on hosts 1 and 2.
     pub(crate) async fn pair(&self) -> (Node, Node) {
         (self.node("a", 1).await, self.node("b", 2).await)
     }
+}
+
+/// Settings of a node that never asks by itself whether another lives, so that its links are used by users alone.
+fn unprobing() -> Config {
+    let day = secs(24 * 60 * 60);
+    let mut config = Config::default();
+    (config.probe_interval, config.sync_interval, config.dead_kept) = (day, day, 200 * day);
+    config
 }
 
 /// The next event, within a virtual minute.

@@ -77,7 +77,7 @@ async fn rebinding_under_load_is_not_seen() {
 #[tokio::test(start_paused = true)]
 async fn a_short_cut_only_delays() {
     let world = World::new(3);
-    let (a, b) = world.pair().await;
+    let (a, b) = world.unprobing_pair().await;
     let mut inbox = b.mailbox::<u64>();
     let mut events = a.cluster().node_events();
     let there = inbox.address().bind(&a);
@@ -100,7 +100,7 @@ async fn a_short_cut_only_delays() {
 #[tokio::test(start_paused = true)]
 async fn a_long_cut_ends_the_session_and_says_so() {
     let world = World::new(4);
-    let (a, b) = world.pair().await;
+    let (a, b) = world.unprobing_pair().await;
     let mut inbox = b.mailbox::<u64>();
     let mut events = a.cluster().node_events();
     let there = inbox.address().bind(&a);
@@ -126,7 +126,7 @@ async fn a_long_cut_ends_the_session_and_says_so() {
 #[tokio::test(start_paused = true)]
 async fn a_cut_that_one_side_notices() {
     let world = World::new(5);
-    let (a, b) = world.pair().await;
+    let (a, b) = world.unprobing_pair().await;
     let mut inbox = b.mailbox::<u64>();
     let (mut at_a, mut at_b) = (a.cluster().node_events(), b.cluster().node_events());
     let there = inbox.address().bind(&a);
@@ -153,7 +153,7 @@ async fn a_cut_that_one_side_notices() {
 #[tokio::test(start_paused = true)]
 async fn a_one_way_cut_heals() {
     let world = World::new(6);
-    let (a, b) = world.pair().await;
+    let (a, b) = world.unprobing_pair().await;
     let mut inbox = b.mailbox::<u64>();
     let there = inbox.address().bind(&a);
     there.send(0).await.unwrap();
@@ -215,7 +215,7 @@ async fn a_thousand_simultaneous_dials() {
 #[tokio::test(start_paused = true)]
 async fn a_restart_within_the_detection_time() {
     let world = World::new(8);
-    let (a, b) = world.pair().await;
+    let (a, b) = world.unprobing_pair().await;
     let mut inbox = b.mailbox::<u64>();
     let there = inbox.address().bind(&a);
     there.send(1).await.unwrap();
@@ -230,7 +230,7 @@ async fn a_restart_within_the_detection_time() {
     // So long the old life's good-byes go unheard, and its socket is in use.
     tokio::time::sleep(secs(7)).await;
     world.fabric.heal_all();
-    let b = world.node("b", 2).await;
+    let b = world.unprobing("b", 2).await;
     let new = b.id();
     assert!(new > old);
     b.cluster().connect(a.name()).await.unwrap();
@@ -250,7 +250,7 @@ async fn an_idle_close_loses_nothing_in_flight() {
     let mut rng = fastrand::Rng::with_seed(9);
     for seed in 0..40 {
         let world = World::new(seed);
-        let (a, b) = world.pair().await;
+        let (a, b) = world.unprobing_pair().await;
         world.fabric.conditions(Conditions::default().latency(millis(20)));
         let mut inbox = b.mailbox::<u64>();
         let there = inbox.address().bind(&a);
@@ -258,6 +258,10 @@ async fn an_idle_close_loses_nothing_in_flight() {
         there.send(0).await.unwrap();
         assert_eq!(inbox.recv().await, Some(0));
         assert_eq!(next(&mut events).await, NodeEvent::Up(a.id()));
+        // Until the two have told each other all that members tell.
+        tokio::time::sleep(secs(20)).await;
+        there.send(0).await.unwrap();
+        assert_eq!(inbox.recv().await, Some(0));
         // The links were last used about now; their close takes four times 20 ms, some time after 60 s.
         tokio::time::sleep(secs(60) + millis(rng.u64(0..150))).await;
         let before = Instant::now();
@@ -275,7 +279,7 @@ async fn an_idle_close_loses_nothing_in_flight() {
 #[tokio::test(start_paused = true)]
 async fn a_call_fails_with_its_session() {
     let world = World::new(10);
-    let (a, b) = world.pair().await;
+    let (a, b) = world.unprobing_pair().await;
     b.rpc().serve(ECHO, |_, n| async move { n }).unwrap();
     assert_eq!(a.rpc().call(b.name(), ECHO, 1).await, Ok(1));
     world.fabric.cut(ip(1), ip(2));
@@ -359,7 +363,7 @@ async fn order_holds_across_streams_under_loss() {
 #[tokio::test(start_paused = true)]
 async fn a_short_freeze_is_not_seen() {
     let world = World::new(13);
-    let (a, b) = world.pair().await;
+    let (a, b) = world.unprobing_pair().await;
     let mut inbox = b.mailbox::<u64>();
     let there = inbox.address().bind(&a);
     let mut events = a.cluster().node_events();

@@ -9,7 +9,7 @@ use distribute::{Address, Bytes, Config, DownReason, Mailbox, Method, Node, Node
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::common::{World, ip, lossy, millis, next, quiet, secs};
+use crate::common::{World, alone, ip, lossy, millis, next, quiet, secs};
 
 const MIB: usize = 1 << 20;
 const ECHO: Method<u64, u64> = Method::new("echo");
@@ -49,7 +49,7 @@ fn inbox(at: &Node, from: &Node) -> (Mailbox<Bytes>, Address<Bytes>) {
 #[tokio::test(start_paused = true)]
 async fn bulk_fills_a_link_and_calls_pass_beside_it() {
     let messages = std::env::var("BULK_MIB").ok().and_then(|text| text.parse().ok()).unwrap_or(64);
-    let world = World::new(201);
+    let world = World::of_members(201);
     let (a, b) = world.pair().await;
     b.rpc().serve(ECHO, |_, n| async move { n }).unwrap();
     let mut events = a.cluster().node_events();
@@ -88,6 +88,11 @@ async fn bulk_fills_a_link_and_calls_pass_beside_it() {
     assert!(most <= millis(500), "a call that was dropped is repeated soon: {most:?}");
     assert_eq!(next(&mut events).await, NodeEvent::Up(b.id()));
     assert!(quiet(&mut events, secs(5)).await, "one session all along");
+    for node in [&a, &b] {
+        let counters = node.membership().counters().await;
+        assert!(counters.probes >= whole.as_secs(), "{counters:?}");
+        assert_eq!((counters.failures, counters.suspicions), (0, 0), "probes pass beside bulk: {counters:?}");
+    }
 }
 
 /// 1 B and 8 MiB in turn, to one mailbox, arrive in the order of sending although packets are lost.
@@ -228,7 +233,7 @@ async fn a_stuffed_mailbox_takes_nothing_from_others() {
 #[tokio::test(start_paused = true)]
 async fn a_frozen_peer_and_full_buffers_hold_nobody() {
     const NOTE: Method<u64, ()> = Method::new("note");
-    let mut config = Config::default();
+    let mut config = alone();
     // Little buffers, and all messages on one stream: they are full before the credit of the mailboxes is used up.
     (config.lanes, config.stream_window, config.send_buffer) = (1, 64 << 10, 64 << 10);
     let world = World::new(206);
@@ -309,7 +314,7 @@ async fn a_frozen_peer_and_full_buffers_hold_nobody() {
 #[tokio::test(start_paused = true)]
 async fn sends_that_wait_end_when_the_peer_vanishes() {
     let world = World::new(207);
-    let (a, b) = world.pair().await;
+    let (a, b) = world.unprobing_pair().await;
     let mut events = a.cluster().node_events();
     let (_inbox, there) = inbox(&b, &a);
     a.cluster().connect(b.name()).await.unwrap();
@@ -336,8 +341,8 @@ async fn sends_that_wait_end_when_the_peer_vanishes() {
 #[tokio::test(start_paused = true)]
 async fn a_mailbox_too_many_is_refused_until_one_closes() {
     let world = World::new(209);
-    let (a, b) = world.pair().await;
-    let c = world.node("c", 3).await;
+    let (a, b) = world.unprobing_pair().await;
+    let c = world.unprobing("c", 3).await;
     let mut events = a.cluster().node_events();
     let lanes = Config::default().lanes_max as u64;
     let mut boxes: Vec<_> = (0..lanes + 10).map(|_| b.mailbox::<u64>()).collect();

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use distribute::{Address, CallError, Config, Cookie, DownReason, Effect, Method, Node, NodeEvent, NodeName};
 
-use crate::common::{millis, next, quiet, secs};
+use crate::common::{alone, millis, next, quiet, secs};
 
 const ECHO: Method<u64, u64> = Method::new("echo");
 const SLEEP: Method<(), ()> = Method::new("sleep");
@@ -17,7 +17,7 @@ const COOKIE_FILE: &str = "DISTRIBUTE_TEST_COOKIE_FILE";
 
 /// Signs of life five times as fast as the defaults, so that a dead process is noticed in 2 s.
 fn config() -> Config {
-    let mut config = Config::default();
+    let mut config = alone();
     config.sign_of_life_every = millis(600);
     config.link_lost_after = secs(2);
     config

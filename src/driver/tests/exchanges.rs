@@ -1,6 +1,6 @@
 //! Callers and callees that keep no rules.
 
-use super::fake::{Fake, Frames, Joined, call, call_as, call_frame, closed, in_full};
+use super::fake::{Fake, Frames, Joined, call, call_as, call_frame, closed, in_full, next_stream};
 use super::*;
 use crate::error::CallError;
 use crate::rpc::CallStream;
@@ -32,7 +32,7 @@ fn cancel(id: u64) -> Vec<u8> {
 /// Waits for the call that the node makes. A stream that nobody keeps is given up, which ends a session too.
 async fn asked(joined: &Joined) -> (u64, CallMode, Frames) {
     loop {
-        let mut frames = Frames::new(joined.link.accept().await.unwrap(), 1 << 20);
+        let mut frames = next_stream(&joined.link).await.unwrap();
         let frame = frames.next_call().await;
         if let Some(CallFrame { head: CallHead::Call { id, mode, .. }, .. }) = frame {
             assert_eq!(frames.kind(), Some(StreamKind::Calls));
@@ -156,7 +156,7 @@ async fn a_cancel_may_overtake_a_large_request() {
     calls.write(&many).await.unwrap();
     sleep(Duration::from_millis(100)).await;
     let _seven = joined.open(&[LARGE, &call(7, "double", 1000)].concat()).await;
-    let mut frames = Frames::new(joined.link.accept().await.unwrap(), 1 << 20);
+    let mut frames = next_stream(&joined.link).await.unwrap();
     let CallFrame { head, body } = frames.next_call().await.unwrap();
     assert!(matches!(head, CallHead::Answer { id: 7, .. }) && body[..] == [42], "{head:?}: it was forgotten");
     assert_eq!(world.runs.swap(0, Ordering::Relaxed), 1);
@@ -212,7 +212,7 @@ async fn floods_of_nothing_fill_nothing() {
         }
     }
     calls.write(&call(MOST, "double", 1000)).await.unwrap();
-    let mut frames = Frames::new(joined.link.accept().await.unwrap(), 1 << 20);
+    let mut frames = next_stream(&joined.link).await.unwrap();
     let CallFrame { head, .. } = frames.next_call().await.unwrap();
     assert!(matches!(head, CallHead::Answer { id: MOST, .. }), "{head:?}");
     assert_eq!(world.a.rpc().stats().late - before, 4 * FLOOD);

@@ -182,6 +182,18 @@ impl Joined {
     }
 }
 
+/// The node's next stream, but for those of membership, which are read and forgotten; `None` when there is none.
+pub(super) async fn next_stream(link: &Link) -> Option<Frames> {
+    loop {
+        let mut frames = Frames::new(link.accept().await.ok()?, 1 << 20);
+        frames.begin().await?;
+        if frames.kind() != Some(StreamKind::Membership) {
+            return Some(frames);
+        }
+        tokio::spawn(async move { while frames.next().await.is_some() {} });
+    }
+}
+
 /// How a node closed a link.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Closed {
@@ -236,21 +248,31 @@ impl Frames {
         Self { stream, splitter: Splitter::new(max), kind: None }
     }
 
+    /// Waits for the first bytes, of which one is the kind.
+    async fn begin(&mut self) -> Option<()> {
+        if self.kind.is_none() { self.read_on().await } else { Some(()) }
+    }
+
+    async fn read_on(&mut self) -> Option<()> {
+        let read = timeout(PATIENCE, self.stream.read()).await.expect("a frame or an end");
+        let mut chunk = match read {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) | Err(StreamError::LinkEnded | StreamError::Reset) => return None,
+        };
+        if self.kind.is_none() {
+            self.kind = Some(chunk.split_to(1)[0]);
+        }
+        self.splitter.push(chunk);
+        Some(())
+    }
+
     /// The next frame; `None` when no more can come.
     pub(super) async fn next(&mut self) -> Option<Frame> {
         loop {
             if let Some(frame) = self.splitter.next_frame().unwrap() {
                 return Some(frame);
             }
-            let read = timeout(PATIENCE, self.stream.read()).await.expect("a frame or an end");
-            let mut chunk = match read {
-                Ok(Some(chunk)) => chunk,
-                Ok(None) | Err(StreamError::LinkEnded | StreamError::Reset) => return None,
-            };
-            if self.kind.is_none() {
-                self.kind = Some(chunk.split_to(1)[0]);
-            }
-            self.splitter.push(chunk);
+            self.read_on().await?;
         }
     }
 

@@ -49,7 +49,10 @@ async fn a_second_life_of_a_live_name_is_refused() {
     for incarnation in [1, world.b.id().incarnation(), u64::MAX >> 3] {
         double.id = NodeId::new(world.b.name().clone(), incarnation);
         let refused = double.join_as(&world.a, |_| {}).await.err().unwrap();
-        assert_eq!((refused.code, &refused.reason[..]), (Code::NAME_CONFLICT, &b""[..]));
+        // The earlier is told which it is that lives.
+        let live = world.b.id().incarnation();
+        let reason = if incarnation < live { live.to_be_bytes().to_vec() } else { Vec::new() };
+        assert_eq!((refused.code, refused.reason), (Code::NAME_CONFLICT, reason));
         let conflict = NodeEvent::Conflict { live: world.b.id(), refused: double.id.clone() };
         assert_eq!(world.next_event().await, conflict);
     }

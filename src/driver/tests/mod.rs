@@ -8,6 +8,7 @@ mod fake;
 mod flood;
 mod greeting;
 mod lives;
+mod membership;
 mod memory;
 mod newer;
 mod strangers;
@@ -39,6 +40,12 @@ const NEVER: Method<u64, u64> = Method::new("never");
 
 fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
+}
+
+/// No member asks another whether it lives, or what it knows: an attacker has no answer to that.
+fn quiet(config: Config) -> Config {
+    let day = secs(24 * 60 * 60);
+    Config { probe_interval: day, sync_interval: day, dead_kept: 200 * day, ..config }
 }
 
 /// The good pair, and what the attacker aims at.
@@ -185,7 +192,13 @@ impl Drop for World {
 async fn node(fabric: &Fabric, cookie: &Cookie, name: &str, config: Config) -> Node {
     let name = NodeName::parse(name).unwrap();
     let crate::id::HostName::Ip(ip) = name.host() else { panic!("{name} has no address") };
-    Node::builder(name.as_str()).cookie(cookie.clone()).network(fabric.host(ip)).config(config).start().await.unwrap()
+    Node::builder(name.as_str())
+        .cookie(cookie.clone())
+        .network(fabric.host(ip))
+        .config(quiet(config))
+        .start()
+        .await
+        .unwrap()
 }
 
 /// Messages and calls both ways, again and again; panics when one of them fails, is late or out of order.

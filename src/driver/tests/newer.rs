@@ -2,8 +2,8 @@
 
 use super::fake::{Fake, Frames};
 use super::fake::{
-    Joined, call, call_frame, control_frame, encode, hear, in_full, message_frame, number_schema, open, say,
-    schema_frame,
+    Joined, call, call_frame, control_frame, encode, hear, in_full, message_frame, next_stream, number_schema, open,
+    say, schema_frame,
 };
 use super::*;
 use crate::error::PingError;
@@ -92,10 +92,9 @@ async fn works_for_a_minute(world: &mut World, fake: &Fake, joined: Joined) {
     });
     let reader = tokio::spawn(async move {
         let mut readers = tokio::task::JoinSet::new();
-        while let Ok(stream) = accepting.accept().await {
+        while let Some(mut frames) = next_stream(&accepting).await {
             let (from_a, asked) = (from_a.clone(), asked.clone());
             readers.spawn(async move {
-                let mut frames = Frames::new(stream, 1 << 20);
                 while let Some(frame) = frames.next().await {
                     match frames.kind() {
                         Some(StreamKind::Lane) => drop(from_a.send(LaneFrame::decode(frame).unwrap())),

@@ -1,6 +1,6 @@
 //! Who has no cookie, or the wrong one, does not get through TLS, in either direction.
 
-use super::fake::{Fake, Frames, call, message_frame, number_schema, schema_frame};
+use super::fake::{Fake, call, message_frame, next_stream, number_schema, schema_frame};
 use super::*;
 use crate::error::ConnectError;
 use crate::identity::AuthError;
@@ -101,7 +101,7 @@ async fn a_member_that_keeps_the_rules_is_heard() {
     let _lane = joined.open(&message).await;
     assert_eq!(world.victim.recv().await, Some(7));
     let _calls = joined.open(&[&[3][..], &call(0, "double", 1000)].concat()).await;
-    let mut answers = Frames::new(joined.link.accept().await.unwrap(), 1 << 20);
+    let mut answers = next_stream(&joined.link).await.unwrap();
     let answer = answers.next_call().await;
     let CallFrame { head, body } = answer.unwrap();
     assert!(matches!(head, CallHead::Answer { id: 0, .. }) && body[..] == [42], "{head:?}");

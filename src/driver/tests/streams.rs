@@ -1,7 +1,7 @@
 //! What a member may do wrong after a good greeting. It costs the member its own session, and nobody else anything.
 
 use super::fake::{
-    Fake, Frames, Joined, call, call_frame, closed, control_frame, in_full, message_frame, number_schema, open,
+    Fake, Joined, call, call_frame, closed, control_frame, in_full, message_frame, next_stream, number_schema, open,
     schema_frame,
 };
 use super::*;
@@ -170,7 +170,7 @@ async fn unknown_and_silent_streams_end_the_session() {
     let mut world = World::new().await;
     let attacks = vec![
         breaks("kind 0", &[&[0]]),
-        breaks("kind 6", &[&[6, 1, 2, 3]]),
+        breaks("kind 7", &[&[7, 1, 2, 3]]),
         breaks("kind 0x80", &[&[0x80]]),
         breaks("a second control stream", &[&[1]]),
         breaks("READY again", &[&[1], &control_frame(Control::Ready)]),
@@ -334,7 +334,7 @@ async fn what_comes_too_late_is_ignored() {
     stream.write(&call(7, "nothing", 0)).await.unwrap();
     let mut odd = None;
     for _ in 0..2 {
-        let mut frames = Frames::new(joined.link.accept().await.unwrap(), 1 << 20);
+        let mut frames = next_stream(&joined.link).await.unwrap();
         let Some(CallFrame { head: CallHead::End { id, status: Status::NoSuchMethod, .. }, .. }) =
             frames.next_call().await
         else {

@@ -32,7 +32,7 @@ fn a_dial_comes_up_when_the_peer_has_answered() {
     side.want("b@h");
     let b = peer(&life("b@h", 7), 2, greeting(1, 0, 0));
     assert_eq!(
-        side.handle(Input::Greeted { link: LinkId(2), role: Role::Dialler, peer: b.clone() }),
+        side.handle(Input::Greeted { link: LinkId(2), role: Role::Dialler, peer: b.clone(), hearsay: None }),
         [Output::Accept { link: LinkId(2), session: SessionId(4), greeting: greeting(7, 0, 0) }]
     );
     assert_eq!(
@@ -99,8 +99,8 @@ fn of_crossed_dials_the_one_by_the_greater_name_stays() {
             side.want(other);
             let (dialled, accepted) = (LinkId(2), side.links.accepted());
             let them = peer(&life(other, 7), 2, greeting(1, 0, 0));
-            side.handle(Input::Greeted { link: dialled, role: Role::Dialler, peer: them.clone() });
-            side.handle(Input::Greeted { link: accepted, role: Role::Responder, peer: them });
+            side.handle(Input::Greeted { link: dialled, role: Role::Dialler, peer: them.clone(), hearsay: None });
+            side.handle(Input::Greeted { link: accepted, role: Role::Responder, peer: them, hearsay: None });
             let (first, second) = if is_own_first { (dialled, accepted) } else { (accepted, dialled) };
             let (kept, stopped) = if is_own_kept { (dialled, accepted) } else { (accepted, dialled) };
             side.handle(Input::Ready { link: first });
@@ -137,7 +137,7 @@ fn a_session_goes_on_after_an_idle_close() {
         [Output::SessionIdle { session: SESSION, peer: name("b@h") }]
     );
     let them = peer(&life("b@h", 7), 2, greeting(1, 0, 0));
-    side.handle(Input::Greeted { link: LinkId(5), role: Role::Dialler, peer: them });
+    side.handle(Input::Greeted { link: LinkId(5), role: Role::Dialler, peer: them, hearsay: None });
     assert_eq!(side.handle(Input::Ready { link: LinkId(5) }), [Output::Activate { session: SESSION, link: LinkId(5) }]);
 }
 
@@ -166,7 +166,7 @@ fn a_higher_count_of_the_peer_ends_the_session_first() {
     let second = side.links.accepted();
     let them = peer(&life("b@h", 7), 2, greeting(1, 1, 0));
     assert_eq!(
-        side.handle(Input::Greeted { link: second, role: Role::Responder, peer: them.clone() }),
+        side.handle(Input::Greeted { link: second, role: Role::Responder, peer: them.clone(), hearsay: None }),
         [
             Output::Close { link, code: Code::STALE_LINK },
             ended("b@h", 7, DownReason::EndedByPeer),
@@ -214,7 +214,7 @@ fn an_own_dial_from_before_an_end_is_repeated_at_once() {
     let dialled = LinkId(5);
     let them = peer(&life("b@h", 7), 2, greeting(1, 0, 0));
     assert_eq!(
-        side.handle(Input::Greeted { link: dialled, role: Role::Dialler, peer: them }),
+        side.handle(Input::Greeted { link: dialled, role: Role::Dialler, peer: them, hearsay: None }),
         [refuse(dialled, Code::STALE_LINK)]
     );
     assert_eq!(
@@ -258,7 +258,7 @@ fn an_own_link_that_came_too_late_is_dialled_again() {
     side.handle(Input::Stopping { link });
     side.want("b@h");
     let them = peer(&life("b@h", 7), 2, greeting(1, 0, 0));
-    side.handle(Input::Greeted { link: LinkId(5), role: Role::Dialler, peer: them });
+    side.handle(Input::Greeted { link: LinkId(5), role: Role::Dialler, peer: them, hearsay: None });
     side.handle(Input::Closed { link, code: None });
     assert_eq!(
         side.handle(Input::Ready { link: LinkId(5) }),
@@ -364,10 +364,127 @@ fn an_answer_about_a_life_that_was_replaced_ends_nothing() {
         let dialled = side.want("b@h");
         let [Output::Dial { link: dialled, .. }] = dialled[..] else { panic!("{dialled:?}") };
         let them = peer(&life("b@h", 8), 8, greeting(1, 0, 1));
-        side.handle(Input::Greeted { link: dialled, role: Role::Dialler, peer: them });
+        side.handle(Input::Greeted { link: dialled, role: Role::Dialler, peer: them, hearsay: None });
         side.handle(Input::Ready { link: dialled });
         let outputs = side.handle(Input::CheckAnswered { check, alive });
         assert!(matches!(outputs[..], [Output::Accept { link, .. }] if link == newcomer), "{outputs:?}");
+    }
+}
+
+/// Nobody of the name was met, but others tell of a life that lives: it is asked at its name's address.
+#[test]
+fn a_life_that_others_tell_of_is_asked_before_another_comes_in() {
+    let mut side = side("a@h");
+    let newcomer = side.links.accepted();
+    let asked = side.greet_told(newcomer, 8, Some((7, true)));
+    let [Output::Check { check, ref old, link: None, .. }] = asked[..] else { panic!("{asked:?}") };
+    assert_eq!(old, &life("b@h", 7));
+    let another = side.links.accepted();
+    assert_eq!(side.greet_told(another, 9, Some((7, true))), [], "one question at a time");
+    assert_eq!(
+        side.handle(Input::CheckAnswered { check, alive: true }),
+        [
+            refuse(newcomer, Code::NAME_CONFLICT),
+            Output::Conflict { live: life("b@h", 7), refused: life("b@h", 8) },
+            refuse(another, Code::NAME_CONFLICT),
+            Output::Conflict { live: life("b@h", 7), refused: life("b@h", 9) },
+        ]
+    );
+}
+
+#[test]
+fn when_a_life_that_others_tell_of_has_no_answer_a_later_one_comes_in_and_an_earlier_is_told() {
+    for (incarnation, comes_in) in [(6, false), (8, true)] {
+        let mut side = side("a@h");
+        let newcomer = side.links.accepted();
+        let asked = side.greet_told(newcomer, incarnation, Some((7, true)));
+        let [Output::Check { check, .. }] = asked[..] else { panic!("{asked:?}") };
+        let outputs = side.handle(Input::CheckAnswered { check, alive: false });
+        if comes_in {
+            assert!(matches!(outputs[..], [Output::Accept { link, .. }] if link == newcomer), "{outputs:?}");
+        } else {
+            assert_eq!(outputs, [refuse_stale(newcomer, 7)]);
+        }
+    }
+}
+
+/// It comes back as the next life, while others still tell of the old one; there is one more question, and no third.
+#[test]
+fn who_was_told_stale_comes_in_as_the_next_life() {
+    let mut side = side("a@h");
+    for (incarnation, answered) in [(5, false), (8, true)] {
+        let newcomer = side.links.accepted();
+        let asked = side.greet_told(newcomer, incarnation, Some((7, true)));
+        let [Output::Check { check, .. }] = asked[..] else { panic!("{asked:?}") };
+        let outputs = side.handle(Input::CheckAnswered { check, alive: false });
+        assert_eq!(matches!(outputs[..], [Output::Accept { .. }]), answered, "{outputs:?}");
+    }
+}
+
+#[test]
+fn of_the_dead_only_a_later_life_stands_in_the_way() {
+    for (told, expected) in [(6, None), (7, None), (8, Some(8))] {
+        let mut side = side("a@h");
+        let link = side.links.accepted();
+        let outputs = side.greet_told(link, 7, Some((told, false)));
+        match expected {
+            Some(known) => assert_eq!(outputs, [refuse_stale(link, known)]),
+            None => assert!(matches!(outputs[..], [Output::Accept { .. }]), "{told}: {outputs:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_a_handshake_showed_stands_over_what_others_say() {
+    let mut side = side("a@h");
+    side.up("b@h", 7);
+    let second = side.links.accepted();
+    let outputs = side.greet_told(second, 7, Some((9, true)));
+    assert!(matches!(outputs[..], [Output::Accept { .. }]), "{outputs:?}");
+}
+
+/// The question was where the name points, and the answer came from there.
+#[test]
+fn a_dial_has_asked_already() {
+    for (told, expected) in [(6, None), (8, Some(8))] {
+        let mut side = side("a@h");
+        side.want("b@h");
+        let them = peer(&life("b@h", 7), 2, greeting(1, 0, 0));
+        let hearsay = Some(Hearsay { incarnation: told, is_live: true });
+        let outputs = side.handle(Input::Greeted { link: LinkId(2), role: Role::Dialler, peer: them, hearsay });
+        match expected {
+            Some(known) => assert_eq!(outputs, [refuse_stale(LinkId(2), known)]),
+            None => assert!(matches!(outputs[..], [Output::Accept { .. }]), "{outputs:?}"),
+        }
+    }
+}
+
+/// While a life is asked that others tell of, it comes by itself, so there is one with a session to ask.
+#[test]
+fn a_life_that_comes_by_itself_while_it_is_asked_stays() {
+    let mut side = side("a@h");
+    let newcomer = side.links.accepted();
+    let asked = side.greet_told(newcomer, 8, Some((7, true)));
+    let [Output::Check { check, .. }] = asked[..] else { panic!("{asked:?}") };
+    let link = side.up("b@h", 7);
+    let asked = side.handle(Input::CheckAnswered { check, alive: false });
+    let [Output::Check { ref old, link: Some(on), .. }] = asked[..] else { panic!("{asked:?}") };
+    assert_eq!((old, on), (&life("b@h", 7), link));
+}
+
+#[test]
+fn a_life_that_is_over_loses_its_session_and_no_other_life_does() {
+    for (over, reason) in [(6, None), (7, Some(DownReason::Dead)), (8, None)] {
+        let mut side = side("a@h");
+        let link = side.up("b@h", 7);
+        let outputs = side.handle(Input::Over { life: life("b@h", over), reason: DownReason::Dead });
+        match reason {
+            None => assert_eq!(outputs, []),
+            Some(reason) => {
+                assert_eq!(outputs, [Output::Close { link, code: Code::STALE_LINK }, ended("b@h", 7, reason)]);
+                assert_eq!(side.want("b@h"), [dial(5, "b@h", greeting(7, 1, 0))], "it may have been a mistake");
+            }
+        }
     }
 }
 
@@ -392,10 +509,9 @@ fn an_older_life_is_told_what_is_known() {
         let link = side.links.accepted();
         // Another key under the same number is another life too.
         let them = peer(&life("b@h", incarnation), 99, greeting(1, 0, 0));
-        let refusal = Refusal { code: Code::STALE_INCARNATION, reason: 7u64.to_be_bytes().to_vec() };
         assert_eq!(
-            side.handle(Input::Greeted { link, role: Role::Responder, peer: them }),
-            [Output::Refuse { link, refusal }]
+            side.handle(Input::Greeted { link, role: Role::Responder, peer: them, hearsay: None }),
+            [refuse_stale(link, 7)]
         );
     }
 }
@@ -433,7 +549,7 @@ fn a_dial_in_the_old_life_does_not_come_up_in_the_new() {
     for them in [greeting(1, 0, 0), greeting(2, 0, 0)] {
         let them = peer(&life("b@h", 7), 2, them);
         assert_eq!(
-            side.handle(Input::Greeted { link, role: Role::Dialler, peer: them }),
+            side.handle(Input::Greeted { link, role: Role::Dialler, peer: them, hearsay: None }),
             [refuse(link, Code::STALE_LINK)]
         );
     }
@@ -448,7 +564,7 @@ fn the_own_name_is_self_or_a_conflict() {
         let them = peer(&refused, key, greeting(0, 0, 0));
         let conflict = (code == Code::NAME_CONFLICT).then_some(Output::Conflict { live, refused });
         let expected: Vec<_> = [refuse(link, code)].into_iter().chain(conflict).collect();
-        assert_eq!(side.handle(Input::Greeted { link, role: Role::Responder, peer: them }), expected);
+        assert_eq!(side.handle(Input::Greeted { link, role: Role::Responder, peer: them, hearsay: None }), expected);
     }
 }
 
@@ -500,7 +616,7 @@ fn a_peer_that_nobody_can_dial_is_not_dialled() {
     let link = side.links.accepted();
     let mut them = peer(&life("b@h", 7), 2, greeting(1, 0, 0));
     them.flags.not_dialable = true;
-    side.handle(Input::Greeted { link, role: Role::Responder, peer: them });
+    side.handle(Input::Greeted { link, role: Role::Responder, peer: them, hearsay: None });
     side.handle(Input::Ready { link });
     side.handle(Input::Closed { link, code: None });
     assert_eq!(side.want("b@h"), [Output::NotDialable { peer: name("b@h") }]);
@@ -615,7 +731,15 @@ impl Side {
     fn greet(&mut self, link: LinkId, who: &str, incarnation: u64, greeting: Greeting) -> Vec<Output> {
         let key = if incarnation == 7 { 2 } else { incarnation as u8 };
         let peer = peer(&life(who, incarnation), key, greeting);
-        self.handle(Input::Greeted { link, role: Role::Responder, peer })
+        self.handle(Input::Greeted { link, role: Role::Responder, peer, hearsay: None })
+    }
+
+    /// Somebody named b greets, of whose name others tell this.
+    fn greet_told(&mut self, link: LinkId, incarnation: u64, told: Option<(u64, bool)>) -> Vec<Output> {
+        let key = if incarnation == 7 { 2 } else { incarnation as u8 };
+        let peer = peer(&life("b@h", incarnation), key, greeting(1, 0, 0));
+        let hearsay = told.map(|(incarnation, is_live)| Hearsay { incarnation, is_live });
+        self.handle(Input::Greeted { link, role: Role::Responder, peer, hearsay })
     }
 
     /// A link that waits for READY.
@@ -666,6 +790,11 @@ fn dial(link: u64, peer: &str, greeting: Greeting) -> Output {
 
 fn refuse(link: LinkId, code: Code) -> Output {
     Output::Refuse { link, refusal: code.into() }
+}
+
+fn refuse_stale(link: LinkId, known: u64) -> Output {
+    let refusal = Refusal { code: Code::STALE_INCARNATION, reason: known.to_be_bytes().to_vec() };
+    Output::Refuse { link, refusal }
 }
 
 fn ended(peer: &str, incarnation: u64, reason: DownReason) -> Output {

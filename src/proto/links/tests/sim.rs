@@ -18,6 +18,8 @@ struct Sim {
     wires: Vec<Wire>,
     trace: Vec<String>,
     lives: u8,
+    /// Every life that there was, of which others may tell; true or not.
+    told_of: Vec<NodeId>,
 }
 
 struct Node {
@@ -102,7 +104,16 @@ impl Sim {
         let mut rng = fastrand::Rng::with_seed(seed);
         let now = start();
         let count = rng.usize(2..=3);
-        let mut sim = Self { rng, now, step: 0, nodes: Vec::new(), wires: Vec::new(), trace: Vec::new(), lives: 0 };
+        let mut sim = Self {
+            rng,
+            now,
+            step: 0,
+            nodes: Vec::new(),
+            wires: Vec::new(),
+            trace: Vec::new(),
+            lives: 0,
+            told_of: Vec::new(),
+        };
         for n in 0..count {
             let name = NodeName::parse(["a@sim", "b@sim", "c@sim"][n]).unwrap();
             let limits = Limits {
@@ -119,6 +130,7 @@ impl Sim {
 
     fn life(&mut self, id: NodeId, limits: Limits) -> Node {
         self.lives += 1;
+        self.told_of.push(id.clone());
         let fingerprint = [self.lives; 32];
         Node {
             links: Links::new(id.clone(), fingerprint, limits, self.rng.u64(..)),
@@ -237,7 +249,10 @@ impl Sim {
             }
             Output::Check { check, old, link, .. } => self.nodes[n].checks.push((check, old, link)),
             Output::Conflict { .. } => {}
-            Output::Renewed { id } => self.nodes[n].id = id,
+            Output::Renewed { id } => {
+                self.told_of.push(id.clone());
+                self.nodes[n].id = id;
+            }
         }
     }
 
@@ -417,7 +432,8 @@ impl Sim {
                     self.wires[w].ends[1] = End { link: Some(link), open: true, ..End::default() };
                 }
                 let link = self.wires[w].ends[side].link.expect("it has a name by now");
-                self.input(n, Input::Greeted { link, role, peer });
+                let hearsay = self.hearsay(peer.id.name());
+                self.input(n, Input::Greeted { link, role, peer, hearsay });
             }
             Frame::Ready => self.wires[w].ends[side].local.push_back(Local::Ready),
             Frame::Stop(code) => {
@@ -434,6 +450,14 @@ impl Sim {
                 self.settle_stop(w, side);
             }
         }
+    }
+
+    /// What somebody says of a name, who may be late, and may be wrong about whether that life lives.
+    fn hearsay(&mut self, name: &NodeName) -> Option<Hearsay> {
+        let told: Vec<_> = self.told_of.iter().filter(|id| id.name() == name).map(NodeId::incarnation).collect();
+        let incarnation = told[self.rng.usize(..told.len())];
+        let is_live = self.rng.bool();
+        self.rng.bool().then_some(Hearsay { incarnation, is_live })
     }
 
     fn report(&mut self, w: usize, side: usize) {
@@ -492,6 +516,10 @@ impl Sim {
                 self.begin_stop(w, side, Code::IDLE);
             }
             (18, _) => self.restart(n),
+            (19, _) => {
+                let life = self.nodes[other].id.clone();
+                self.input(n, Input::Over { life, reason: DownReason::Dead });
+            }
             _ => {}
         }
     }
@@ -600,8 +628,9 @@ impl Sim {
     fn meet(&mut self, n: usize, m: usize) {
         let (n, m) = if self.rng.bool() { (n, m) } else { (m, n) };
         let [one, other] = [n, m].map(|n| self.nodes[n].id.name().clone());
-        // A first dial may find a stale count, a stale life, or an old session to end first.
-        for _ in 0..4 {
+        // A first dial may find a stale count, a stale life, or an old session to end first; and others may tell of one later
+        // life after another.
+        for _ in 0..8 {
             self.want(n, other.clone(), false);
             if self.rng.bool() {
                 self.want(m, one.clone(), true);
