@@ -1,10 +1,15 @@
-//! Two private pieces, opened for the project's own benchmark (`benches/pieces.rs`). Not part of the API.
-#![allow(missing_docs, missing_debug_implementations, reason = "read by one benchmark")]
+//! Private pieces, opened for the project's own benchmarks (`benches/pieces.rs`, `benches/membership`). Not part of the API.
+#![allow(missing_docs, missing_debug_implementations, reason = "read by benchmarks")]
 
 use bytes::Bytes;
 
 use crate::proto::lanes::{Arrived, Inbound, InboundLimits, MESSAGE_COST, Offer, Offered, Outbound, Pool};
 use crate::wire::{MessageHead, Splitter, put_message_head};
+
+/// The simulator of many members.
+pub mod membership {
+    pub use crate::proto::sim::*;
+}
 
 /// What a lane carries: so many messages to one mailbox.
 pub fn lane(messages: u64, body: usize) -> Bytes {

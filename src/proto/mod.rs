@@ -7,3 +7,5 @@ pub(crate) mod link;
 pub(crate) mod links;
 pub(crate) mod membership;
 pub(crate) mod node;
+#[cfg(any(test, feature = "pieces"))]
+pub(crate) mod sim;
