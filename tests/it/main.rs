@@ -7,6 +7,8 @@ mod evolution;
 mod faults;
 mod lifecycle;
 mod loopback;
+mod member_processes;
+mod membership;
 mod message_faults;
 mod messages;
 mod processes;
