@@ -9,8 +9,8 @@
 //!              └── refused ── stranger             a fourth process, with another cookie
 //! ```
 //!
-//! Read [`count_words`] for what a service does, [`stream`] for sending, [`collect`] for calling, and [`turn_away`] for
-//! what a stranger meets. The rest starts processes and prints.
+//! Read [`count_words`] for what a service does, [`stream`] for sending, [`collect`] for calling, [`lose_one`] for how the
+//! death of a member is noticed, and [`turn_away`] for what a stranger meets. The rest starts processes and prints.
 //!
 //! Without FILE the words of README.md are counted. `RUST_LOG=distribute=debug` shows what the nodes do meanwhile.
 
@@ -24,7 +24,10 @@ use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use distribute::{Address, AuthError, ConnectError, Cookie, DownReason, Message, Method, Node, NodeEvent, NodeName};
+use distribute::{
+    Address, AuthError, Config, ConnectError, Cookie, DownReason, MemberEvent, MembershipEvent, Message, Method, Node,
+    NodeEvent, NodeName,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
@@ -66,6 +69,9 @@ const COUNTS: Method<String, Vec<(String, u64)>> = Method::new("tour.counts");
 /// Answers with the next number: as small as a call can be.
 const NEXT: Method<u64, u64> = Method::new("tour.next");
 
+/// Answers once the named member was declared dead: how many microseconds after the question it was suspected, and declared.
+const MOURN: Method<NodeName, (u64, u64)> = Method::new("tour.mourn");
+
 /// Prints a line, and does not mind when nobody reads on.
 macro_rules! say {
     ($($text:tt)*) => {
@@ -83,7 +89,7 @@ async fn main() -> ExitCode {
     let role: Vec<_> = arguments.iter().map(|argument| argument.to_str().unwrap_or_default()).collect();
     let outcome = match *role {
         // How the tour starts its other processes.
-        ["--counter", name, cookie] => counter(name, cookie).await,
+        ["--counter", name, cookie, join] => counter(name, cookie, join).await,
         ["--stranger", coordinator] => stranger(coordinator).await,
         [] | [_] => {
             let path = arguments.first().map_or_else(default_file, PathBuf::from);
@@ -126,8 +132,9 @@ struct Place {
 }
 
 /// A process that counts words until its standard input ends, which happens at the latest when its parent dies.
-async fn counter(name: &str, cookie: &str) -> Result<()> {
-    let node = Node::builder(format!("{name}@127.0.0.1:0")).cookie(Cookie::load(cookie)?).start().await?;
+async fn counter(name: &str, cookie: &str, join: &str) -> Result<()> {
+    let node = Node::builder(name).cookie(Cookie::load(cookie)?).join(join).config(Config::local()).start().await?;
+    mourn(&node)?;
     let words = count_words(&node)?;
     report(&Place { node: node.name().clone(), words })?;
     parent_is_done().await;
@@ -168,6 +175,31 @@ fn count_words(node: &Node) -> Result<Address<Word>> {
     Ok(address)
 }
 
+/// Tells, when asked, how this node saw another die.
+fn mourn(node: &Node) -> Result<()> {
+    let membership = node.membership();
+    node.rpc().serve(MOURN, move |_call, name: NodeName| {
+        let (asked, mut changes) = (Instant::now(), membership.subscribe());
+        async move {
+            let mut suspected = 0;
+            while let Some(change) = changes.next().await {
+                let passed = asked.elapsed().as_micros() as u64;
+                match change {
+                    MembershipEvent::Changed(MemberEvent::Suspected { member, .. }) if *member.id.name() == name => {
+                        suspected = passed;
+                    }
+                    MembershipEvent::Changed(MemberEvent::Died { member, .. }) if *member.id.name() == name => {
+                        return (suspected, passed);
+                    }
+                    _ => {}
+                }
+            }
+            (suspected, 0)
+        }
+    })?;
+    Ok(())
+}
+
 // The coordinator.
 
 async fn tour(path: &Path, words: &[String]) -> Result<()> {
@@ -182,13 +214,14 @@ async fn tour(path: &Path, words: &[String]) -> Result<()> {
     let cookie_file = directory.path().join("cookie");
     let cookie = Cookie::load_or_generate(&cookie_file)?;
     let began = Instant::now();
-    let node = Node::builder("coordinator@127.0.0.1:0").cookie(cookie).start().await?;
+    let node = Node::builder("coordinator@127.0.0.1:0").cookie(cookie).config(Config::local()).start().await?;
+    mourn(&node)?;
     let mut events = node.cluster().node_events();
     say!("{} runs in process {}.", node.name(), std::process::id());
     let cookie_file = cookie_file.to_str().ok_or("the temporary directory has a name that is not UTF-8")?;
     let mut counters = Vec::new();
-    for name in ["counter-1", "counter-2"] {
-        let (process, place): (_, Place) = launch(&["--counter", name, cookie_file]).await?;
+    for name in ["counter-1@127.0.0.1:0", "counter-2@127.0.0.1:0"] {
+        let (process, place): (_, Place) = launch(&["--counter", name, cookie_file, node.name().as_str()]).await?;
         say!("{} runs in process {}.", place.node, process.id());
         counters.push(Counter { process, node: place.node, words: place.words.bind(&node) });
     }
@@ -235,6 +268,9 @@ async fn tour(path: &Path, words: &[String]) -> Result<()> {
     say!("{} calls one after the other, a number there and its successor back, alternately to", grouped(CALLS));
     say!("both counters: half within {}, 99 of 100 within {}.", percentile(50), percentile(99));
 
+    heading("A member dies");
+    lose_one(&node, &mut counters, cookie_file).await?;
+
     heading("A stranger with another cookie");
     turn_away(&node).await?;
 
@@ -257,7 +293,10 @@ async fn tour(path: &Path, words: &[String]) -> Result<()> {
     while left < counters.len() {
         match within("the counters' goodbye", PATIENCE, async { Ok(events.next().await) }).await? {
             Some(NodeEvent::Down(_, DownReason::Left)) => left += 1,
-            Some(NodeEvent::Up(_)) => {}
+            // Of the one that was killed.
+            Some(
+                NodeEvent::Up(_) | NodeEvent::Down(_, DownReason::Dead | DownReason::Lost | DownReason::Superseded),
+            ) => {}
             other => return Err(format!("expected a node to leave, got {other:?}").into()),
         }
     }
@@ -328,6 +367,57 @@ async fn call_and_measure(node: &Node, counters: &[Counter]) -> Result<Vec<Durat
     Ok(latencies)
 }
 
+/// Kills a counter, lets the others say how they saw it die, and starts it again.
+async fn lose_one(node: &Node, counters: &mut [Counter], cookie_file: &str) -> Result<()> {
+    let membership = node.membership();
+    within("all to see all", PATIENCE, async { Ok(membership.wait_for_alive(1 + counters.len()).await) }).await?;
+    let alive: Vec<_> = membership.alive().iter().map(|id| id.name().local().to_string()).collect();
+    say!("Nobody was told of everybody, but all know all: {}.", alive.join(", "));
+    let [survivor, victim] = counters else { return Err("the tour has two counters".into()) };
+    let before = membership.member(&victim.node).ok_or("the victim is no member")?;
+    let reports = [node.name(), &survivor.node].map(|at| {
+        let (rpc, at, victim) = (node.rpc(), at.clone(), victim.node.clone());
+        tokio::spawn(async move {
+            let seen = rpc.call(&at, MOURN, victim).timeout(PATIENCE).await;
+            (at, seen)
+        })
+    });
+    // Both have the question before the victim is gone.
+    node.rpc().call(&survivor.node, NEXT, 0).await?;
+    victim.process.kill().await?;
+    say!("Process {} is killed (SIGKILL): it says no good-bye.", victim.process.id());
+    for report in reports {
+        let (at, seen) = report.await?;
+        let (suspected, dead) = seen?;
+        say!(
+            "{:>12} suspected it after {:.1} s, and declared it dead after {:.1} s.",
+            at.local(),
+            suspected as f64 / 1e6,
+            dead as f64 / 1e6
+        );
+    }
+    let mut changes = membership.subscribe();
+    let began = Instant::now();
+    let arguments = ["--counter", victim.node.as_str(), cookie_file, node.name().as_str()];
+    let (process, place): (_, Place) = launch(&arguments).await?;
+    victim.process = process;
+    victim.words = place.words.bind(node);
+    let back = within("the counter to come back", PATIENCE, async {
+        loop {
+            match changes.next().await.ok_or("the node has ended")? {
+                MembershipEvent::Changed(MemberEvent::Joined(member)) if *member.id.name() == victim.node => {
+                    return Ok(member);
+                }
+                _ => {}
+            }
+        }
+    })
+    .await?;
+    say!("Started again it was back after {}, under the same name,", milliseconds(began.elapsed()));
+    say!("as another life: incarnation {} after {}.", back.id.incarnation(), before.id.incarnation());
+    Ok(())
+}
+
 // The stranger.
 
 /// What the stranger says of itself.
@@ -388,6 +478,10 @@ struct Process {
 impl Process {
     fn id(&self) -> u32 {
         self.id
+    }
+
+    async fn kill(&mut self) -> Result<()> {
+        within("the end of a process", PATIENCE, async { Ok(self.child.kill().await?) }).await
     }
 
     async fn end(&mut self) -> Result<()> {
