@@ -69,7 +69,8 @@ impl Membership {
 
     /// Probes whoever's turn it is.
     pub(super) fn probe_next(&mut self, now: Instant) {
-        for _ in 0..self.table.slots() {
+        // Whoever came first in this round may come last in the next.
+        for _ in 0..2 * self.table.slots() {
             let Some(slot) = self.order.next(self.table.slots(), &mut self.rng) else { return };
             let is_candidate = slot != self.own && self.table.get(slot).is_some_and(|record| record.is_live());
             if is_candidate && self.is_reachable(slot) && !self.is_probed(slot) {

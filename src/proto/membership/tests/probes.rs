@@ -223,3 +223,13 @@ fn nobody_waits_for_more_than_two_rounds() {
     }
     assert_eq!(one.node.counters().failures, 0);
 }
+
+/// Of two members each asks the other in every interval, wherever one round ends and the next begins.
+#[test]
+fn no_turn_is_skipped() {
+    let mut few = Few::new(&["a", "b"]);
+    few.run(secs(100));
+    for node in few.nodes.values() {
+        assert!((99..=101).contains(&node.counters().probes), "{:?}", node.counters());
+    }
+}
