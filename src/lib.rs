@@ -40,7 +40,7 @@
 //!
 //! # Order, loss, back-pressure
 //! Two nodes talk within a *session*, which begins with the first link between them. Links come and go (an idle one is
-//! closed); the session ends when a link is lost, when one of the nodes leaves, or when a user disconnects.
+//! closed); the session ends when a link is lost, when one of the nodes leaves or is declared dead, or when a user disconnects.
 //!
 //! What one node sends to one mailbox arrives in the order of acceptance, at most once, and without a gap as long as the
 //! session lasts. Acceptance is not delivery: what was on its way when a session ends may be lost. So the next send of
