@@ -10,7 +10,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::config::LONGEST;
-use crate::driver::events::{NodeEvent, Subscriber};
+use crate::driver::events::NodeEvent;
+use crate::driver::subscriber::Subscriber;
 use crate::driver::{Command, Shared};
 use crate::error::{ConnectError, PingError};
 use crate::id::{NodeId, NodeName};
@@ -175,7 +176,7 @@ pub struct Refusals {
 /// A subscription to [`NodeEvent`]s, also a [`Stream`](futures_core::Stream). Dropping it ends it.
 #[derive(Debug)]
 pub struct NodeEvents {
-    subscriber: Arc<Subscriber>,
+    subscriber: Arc<Subscriber<NodeEvent>>,
 }
 
 impl NodeEvents {

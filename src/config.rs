@@ -203,8 +203,8 @@ pub struct Config {
     /// To how many others a node that cannot be dialled keeps links. Default 3, between 1 and 64. Only these can tell
     /// whether it lives: with one, that one's failure is taken for its death.
     pub kept_links: usize,
-    /// Members that are known at one time, those that are still remembered included. Default 16384, between 1 and 2^18;
-    /// with 1 a node knows nobody but itself, and asks nobody. More are left out and counted. Name, addresses and metadata of one take 1 KiB at most, and the tables around
+    /// Members that are known at one time, those that are still remembered included. Default 16384, between 2 and 2^18.
+    /// More are left out and counted. Name, addresses and metadata of one take 1 KiB at most, and the tables around
     /// them their part.
     pub members_max: usize,
     /// Own facts of gossip that may wait to be spread, and facts of all members that are being spread. Default 256,
@@ -508,7 +508,7 @@ impl Config {
         check(self.gossip_to_dead <= self.dead_kept, "gossip_to_dead", "must not be above dead_kept")?;
         check(!self.sync_interval.is_zero(), "sync_interval", some_time)?;
         check(!self.reconnect_interval.is_zero(), "reconnect_interval", some_time)?;
-        check((1..=1 << 18).contains(&self.members_max), "members_max", "must be between 1 and 2^18")?;
+        check((2..=1 << 18).contains(&self.members_max), "members_max", "must be between 2 and 2^18")?;
         check(
             self.dead_kept >= self.suspicion_max() + 2 * self.sync_interval,
             "dead_kept",
@@ -602,7 +602,7 @@ mod tests {
             |c| c.gossip_fanout = 0,
             |c| c.gossip_to_dead = c.dead_kept + Duration::from_nanos(1),
             |c| c.hold_down = c.hold_down_max + Duration::from_nanos(1),
-            |c| c.members_max = 0,
+            |c| c.members_max = 1,
             |c| c.members_max = usize::MAX,
             |c| c.kept_links = 0,
             |c| c.facts_max = 0,

@@ -132,11 +132,11 @@ pub use crate::id::{
 };
 pub use crate::identity::{AuthError, COOKIE_MAX, Cookie, CookieError, CookieFlaw, PASSPHRASE_MIN};
 pub use crate::key::{KEY_MAX, KeyError};
-pub use crate::membership::{METADATA_MAX, Membership, MembershipCounters, MembershipEvents};
+pub use crate::membership::{METADATA_MAX, Membership, MembershipEvents};
 pub use crate::message::Message;
 pub use crate::messaging::{Address, Mailbox, Received, SendAllError, TrySendError};
 pub use crate::node::{ADVERTISED_MAX, Builder, Node};
-pub use crate::proto::membership::member::{Member, MemberEvent, MemberState};
+pub use crate::proto::membership::member::{Member, MemberEvent, MemberState, MembershipCounters};
 pub use crate::rpc::{
     Call, CallContext, CallStats, CallStream, Callee, Cast, Identity, Method, Multicall, Rpc, Serving, Sink, StreamCall,
 };

@@ -8,11 +8,12 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::driver::members::{MembershipEvent, Subscriber};
+use crate::driver::members::MembershipEvent;
+use crate::driver::subscriber::Subscriber;
 use crate::driver::{Command, Shared};
 use crate::error::MetadataError;
 use crate::id::{NodeId, NodeName};
-use crate::proto::membership::{self, Member};
+use crate::proto::membership::{self, Member, MembershipCounters};
 
 /// The longest metadata of a member, in bytes.
 pub const METADATA_MAX: usize = membership::METADATA_MAX;
@@ -146,14 +147,14 @@ impl Membership {
     pub async fn counters(&self) -> MembershipCounters {
         let (done, counters) = oneshot::channel();
         self.shared.command(Command::MembershipCounters { done });
-        counters.await.map(MembershipCounters::from).unwrap_or_default()
+        counters.await.unwrap_or_default()
     }
 }
 
 /// A subscription to [`MembershipEvent`]s, also a [`Stream`](futures_core::Stream). Dropping it ends it.
 #[derive(Debug)]
 pub struct MembershipEvents {
-    subscriber: Arc<Subscriber>,
+    subscriber: Arc<Subscriber<MembershipEvent>>,
 }
 
 impl MembershipEvents {
@@ -171,93 +172,6 @@ impl futures_core::Stream for MembershipEvents {
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<MembershipEvent>> {
         self.subscriber.poll_next(context)
-    }
-}
-
-/// What has happened to the membership of one node, counted. Counts only rise.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct MembershipCounters {
-    /// Members that this node asked for a sign of life.
-    pub probes: u64,
-    /// Of these: how many answered in time, on whatever way.
-    pub acks: u64,
-    /// Of these: how many did not, and were suspected.
-    pub failures: u64,
-    /// Suspicions that this node took up, its own and others'.
-    pub suspicions: u64,
-    /// How often this node objected to its own suspicion or death.
-    pub refutations: u64,
-    /// Suspicions and deaths of others that turned out to be wrong.
-    pub false_alarms: u64,
-    /// Deaths that this node declared, or was told of.
-    pub deaths: u64,
-    /// Links that membership asked for.
-    pub dials: u64,
-    /// Packets sent, each a datagram or a frame on a stream.
-    pub packets_sent: u64,
-    /// Bytes of these, without what QUIC adds.
-    pub bytes_sent: u64,
-    /// Packets received.
-    pub packets_received: u64,
-    /// Bytes of these.
-    pub bytes_received: u64,
-    /// Comparisons of all that is known with another member.
-    pub syncs: u64,
-    /// Frames or packets that make no sense.
-    pub malformed: u64,
-    /// Claims that cannot be true, and were not believed.
-    pub implausible: u64,
-    /// Claims about members that this node does not know.
-    pub unknown: u64,
-    /// Members left out because there was no room: see [`Config::members_max`](crate::Config::members_max).
-    pub crowded_out: u64,
-    /// Facts dropped because there was no room: see [`Config::facts_max`](crate::Config::facts_max).
-    pub facts_dropped: u64,
-}
-
-impl From<membership::Counters> for MembershipCounters {
-    fn from(counters: membership::Counters) -> Self {
-        let membership::Counters {
-            probes,
-            acks,
-            failures,
-            suspicions,
-            refutations,
-            false_alarms,
-            deaths,
-            dials,
-            packets_sent,
-            bytes_sent,
-            packets_received,
-            bytes_received,
-            syncs,
-            malformed,
-            implausible,
-            unknown,
-            crowded_out,
-            facts_dropped,
-        } = counters;
-        Self {
-            probes,
-            acks,
-            failures,
-            suspicions,
-            refutations,
-            false_alarms,
-            deaths,
-            dials,
-            packets_sent,
-            bytes_sent,
-            packets_received,
-            bytes_received,
-            syncs,
-            malformed,
-            implausible,
-            unknown,
-            crowded_out,
-            facts_dropped,
-        }
     }
 }
 

@@ -1,10 +1,10 @@
 //! What happened to the node's sessions, for whoever subscribed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, Weak};
-use std::task::{Context, Poll, Waker};
 
 use super::lock;
+use super::subscriber::Subscriber;
 use crate::error::DownReason;
 use crate::id::NodeId;
 
@@ -44,19 +44,7 @@ pub(crate) struct Events {
 #[derive(Debug, Default)]
 struct State {
     up: BTreeMap<NodeId, ()>,
-    subscribers: Vec<Weak<Subscriber>>,
-    is_closed: bool,
-}
-
-#[derive(Debug)]
-pub(crate) struct Subscriber {
-    queue: Mutex<Queue>,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    events: VecDeque<NodeEvent>,
-    reader: Option<Waker>,
+    subscribers: Vec<Weak<Subscriber<NodeEvent>>>,
     is_closed: bool,
 }
 
@@ -66,11 +54,10 @@ impl Events {
     }
 
     /// A subscriber whose first events are the present sessions.
-    pub(crate) fn subscribe(&self) -> Arc<Subscriber> {
+    pub(crate) fn subscribe(&self) -> Arc<Subscriber<NodeEvent>> {
         let mut state = lock(&self.state);
         let events = state.up.keys().cloned().map(NodeEvent::Up).collect();
-        let queue = Queue { events, reader: None, is_closed: state.is_closed };
-        let subscriber = Arc::new(Subscriber { queue: Mutex::new(queue) });
+        let subscriber = Subscriber::new(events, state.is_closed);
         state.subscribers.retain(|subscriber| subscriber.strong_count() > 0);
         state.subscribers.push(Arc::downgrade(&subscriber));
         subscriber
@@ -104,11 +91,7 @@ impl Events {
         let mut state = lock(&self.state);
         state.is_closed = true;
         for subscriber in state.subscribers.drain(..).filter_map(|subscriber| subscriber.upgrade()) {
-            let mut queue = lock(&subscriber.queue);
-            queue.is_closed = true;
-            if let Some(reader) = queue.reader.take() {
-                reader.wake();
-            }
+            subscriber.close();
         }
     }
 }
@@ -118,34 +101,9 @@ impl State {
         let up = &self.up;
         self.subscribers.retain(|subscriber| {
             let Some(subscriber) = subscriber.upgrade() else { return false };
-            let mut queue = lock(&subscriber.queue);
-            if queue.events.len() >= max {
-                queue.events.clear();
-                queue.events.push_back(NodeEvent::Lagged);
-                queue.events.extend(up.keys().cloned().map(NodeEvent::Up));
-            } else {
-                queue.events.push_back(event.clone());
-            }
-            if let Some(reader) = queue.reader.take() {
-                reader.wake();
-            }
+            let anew = || std::iter::once(NodeEvent::Lagged).chain(up.keys().cloned().map(NodeEvent::Up)).collect();
+            subscriber.push(event.clone(), max, anew);
             true
         });
-    }
-}
-
-impl Subscriber {
-    /// The next event; `None` once the node is shut down and all is read.
-    #[expect(clippy::needless_pass_by_ref_mut, reason = "the shape of every poll")]
-    pub(crate) fn poll_next(&self, context: &mut Context<'_>) -> Poll<Option<NodeEvent>> {
-        let mut queue = lock(&self.queue);
-        if let Some(event) = queue.events.pop_front() {
-            return Poll::Ready(Some(event));
-        }
-        if queue.is_closed {
-            return Poll::Ready(None);
-        }
-        queue.reader = Some(context.waker().clone());
-        Poll::Pending
     }
 }

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use super::lock;
+use super::subscriber::Subscriber;
 use crate::config::Config;
 use crate::id::{NodeId, NodeName};
 use crate::proto::membership::{Lifeguard, Member, MemberEvent, MemberState, Params};
@@ -76,7 +76,7 @@ struct State {
     live: BTreeSet<NodeName>,
     /// When those were declared dead who are dead.
     died: BTreeMap<NodeName, Instant>,
-    subscribers: Vec<Weak<Subscriber>>,
+    subscribers: Vec<Weak<Subscriber<MembershipEvent>>>,
     is_closed: bool,
 }
 
@@ -109,19 +109,6 @@ pub(crate) struct PathVitals {
     pub(crate) packets_lost: u64,
 }
 
-/// A reader of [`MembershipEvent`]s.
-#[derive(Debug)]
-pub(crate) struct Subscriber {
-    queue: Mutex<Queue>,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    events: VecDeque<MembershipEvent>,
-    reader: Option<Waker>,
-    is_closed: bool,
-}
-
 impl Members {
     /// A node is its own first member. Subscribers may leave so many events unread.
     pub(crate) fn new(events_max: usize, own: Member) -> Self {
@@ -152,22 +139,18 @@ impl Members {
         state.live.clear();
         state.died.clear();
         for subscriber in state.subscribers.drain(..).filter_map(|subscriber| subscriber.upgrade()) {
-            let mut queue = lock(&subscriber.queue);
-            queue.is_closed = true;
-            if let Some(reader) = queue.reader.take() {
-                reader.wake();
-            }
+            subscriber.close();
         }
         drop(state);
         self.changed.send_replace(());
     }
 
     /// A subscriber whose first event is the present view.
-    pub(crate) fn subscribe(&self) -> Arc<Subscriber> {
+    pub(crate) fn subscribe(&self) -> Arc<Subscriber<MembershipEvent>> {
         let mut state = lock(&self.state);
         let is_closed = state.is_closed;
         let events = if is_closed { VecDeque::new() } else { [state.snapshot()].into() };
-        let subscriber = Arc::new(Subscriber { queue: Mutex::new(Queue { events, reader: None, is_closed }) });
+        let subscriber = Subscriber::new(events, is_closed);
         if !is_closed {
             state.subscribers.retain(|subscriber| subscriber.strong_count() > 0);
             state.subscribers.push(Arc::downgrade(&subscriber));
@@ -296,40 +279,16 @@ impl State {
         let mut subscribers = std::mem::take(&mut self.subscribers);
         subscribers.retain(|subscriber| {
             let Some(subscriber) = subscriber.upgrade() else { return false };
-            let mut queue = lock(&subscriber.queue);
-            if queue.events.len() >= max {
-                queue.events = [MembershipEvent::Lagged, self.snapshot()].into();
-            } else {
-                queue.events.push_back(event.clone());
-            }
-            if let Some(reader) = queue.reader.take() {
-                reader.wake();
-            }
+            subscriber.push(event.clone(), max, || [MembershipEvent::Lagged, self.snapshot()].into());
             true
         });
         self.subscribers = subscribers;
     }
 }
 
-impl Subscriber {
-    /// The next event; `None` once the node has left or is shut down, and all is read.
-    #[expect(clippy::needless_pass_by_ref_mut, reason = "the shape of every poll")]
-    pub(crate) fn poll_next(&self, context: &mut Context<'_>) -> Poll<Option<MembershipEvent>> {
-        let mut queue = lock(&self.queue);
-        if let Some(event) = queue.events.pop_front() {
-            return Poll::Ready(Some(event));
-        }
-        if queue.is_closed {
-            return Poll::Ready(None);
-        }
-        queue.reader = Some(context.waker().clone());
-        Poll::Pending
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::task::ready;
+    use std::task::{Context, Poll, Waker, ready};
 
     use super::*;
 
@@ -351,7 +310,7 @@ mod tests {
     }
 
     /// All that can be read without waiting, and whether that was the end.
-    fn read(subscriber: &Subscriber) -> (Vec<MembershipEvent>, bool) {
+    fn read(subscriber: &Subscriber<MembershipEvent>) -> (Vec<MembershipEvent>, bool) {
         let mut context = Context::from_waker(Waker::noop());
         let mut events = Vec::new();
         let mut all = || -> Poll<()> {

@@ -17,6 +17,7 @@ pub(crate) mod members;
 pub(crate) mod packets;
 pub(crate) mod peers;
 pub(crate) mod session;
+pub(crate) mod subscriber;
 #[cfg(all(test, feature = "sim"))]
 mod tests;
 pub(crate) mod waiting;
@@ -196,7 +197,7 @@ pub(crate) enum Command {
         done: oneshot::Sender<bool>,
     },
     MembershipCounters {
-        done: oneshot::Sender<membership::Counters>,
+        done: oneshot::Sender<membership::MembershipCounters>,
     },
     /// How the peers are, in any order.
     Health {

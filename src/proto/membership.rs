@@ -30,7 +30,7 @@ use bytes::Bytes;
 
 use self::dissemination::Rumours;
 use self::facts::Heard;
-pub(crate) use self::member::{Member, MemberEvent, MemberState};
+pub(crate) use self::member::{Member, MemberEvent, MemberState, MembershipCounters};
 use self::order::Order;
 use self::probe::{Probe, Relay};
 use self::suspicion::Suspicions;
@@ -214,39 +214,6 @@ pub(crate) enum Output {
     GoodbyeSaid,
 }
 
-/// What happened, counted. Counts only rise.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counters {
-    pub(crate) probes: u64,
-    pub(crate) acks: u64,
-    /// Probes that nobody answered.
-    pub(crate) failures: u64,
-    /// Suspicions that this node began, by itself or on hearsay.
-    pub(crate) suspicions: u64,
-    /// Objections of this node to its own suspicion or death.
-    pub(crate) refutations: u64,
-    /// Suspicions and deaths of others that turned out to be wrong.
-    pub(crate) false_alarms: u64,
-    /// Deaths that this node declared, or heard of.
-    pub(crate) deaths: u64,
-    pub(crate) dials: u64,
-    pub(crate) packets_sent: u64,
-    pub(crate) bytes_sent: u64,
-    pub(crate) packets_received: u64,
-    pub(crate) bytes_received: u64,
-    pub(crate) syncs: u64,
-    /// Frames or packets that make no sense.
-    pub(crate) malformed: u64,
-    /// Rumours that cannot be true: of this node's own future, or far ahead of what is known.
-    pub(crate) implausible: u64,
-    /// Rumours about nobody that is known.
-    pub(crate) unknown: u64,
-    /// Members that there was no room for.
-    pub(crate) crowded_out: u64,
-    /// Facts that there was no room for.
-    pub(crate) facts_dropped: u64,
-}
-
 /// The membership of one node.
 #[derive(Debug)]
 pub(crate) struct Membership {
@@ -291,7 +258,7 @@ pub(crate) struct Membership {
     has_left: bool,
     is_superseded: bool,
     outputs: VecDeque<Output>,
-    counters: Counters,
+    counters: MembershipCounters,
 }
 
 /// A member that there is a link to.
@@ -379,7 +346,7 @@ impl Membership {
             has_left: false,
             is_superseded: false,
             outputs: VecDeque::new(),
-            counters: Counters::default(),
+            counters: MembershipCounters::default(),
         }
     }
 
@@ -504,7 +471,7 @@ impl Membership {
         self.table.by_name(peer).and_then(|slot| self.peer(slot)).map(|peer| peer.heard)
     }
 
-    pub(crate) fn counters(&self) -> &Counters {
+    pub(crate) fn counters(&self) -> &MembershipCounters {
         &self.counters
     }
 
@@ -669,9 +636,6 @@ impl Membership {
 
     fn unlinked(&mut self, id: &NodeId, why: Unlinked, now: Instant) {
         let Some(slot) = self.table.by_id(id) else { return };
-        if why == Unlinked::Idle {
-            self.heard(slot, now);
-        }
         self.unlink(slot);
         self.sync_broke_off(slot, now);
         match why {

@@ -46,7 +46,7 @@ async fn sees<'a>(node: &Node, expected: impl IntoIterator<Item = (&'a Node, Mem
     }
 }
 
-fn counters(node: &Node) -> impl Future<Output = crate::proto::membership::Counters> {
+fn counters(node: &Node) -> impl Future<Output = crate::proto::membership::MembershipCounters> {
     let (done, counters) = tokio::sync::oneshot::channel();
     node.shared().command(crate::driver::Command::MembershipCounters { done });
     async { counters.await.unwrap() }
