@@ -10,15 +10,6 @@ use distribute::{Builder, Config, Cookie, Node, NodeEvent, NodeEvents};
 pub(crate) struct World {
     pub(crate) fabric: Fabric,
     cookie: Cookie,
-    config: Config,
-}
-
-/// Settings of a node that is no member of anything but itself: what becomes of its links is up to the links, an idle one is
-/// idle, and a lost one is not dialled again.
-pub(crate) fn alone() -> Config {
-    let mut config = Config::default();
-    config.members_max = 1;
-    config
 }
 
 pub(crate) fn secs(n: u64) -> Duration {
@@ -40,22 +31,16 @@ pub(crate) fn lossy() -> Conditions {
 }
 
 impl World {
-    /// A network whose faults follow the seed, for nodes that are [`alone`]. With `RUST_LOG` set, they say what they do.
+    /// A network whose faults follow the seed. With `RUST_LOG` set, the nodes say what they do.
     pub(crate) fn new(seed: u64) -> Self {
-        Self { config: alone(), ..Self::of_members(seed) }
-    }
-
-    /// The same for nodes with the default settings, which are members of a cluster.
-    pub(crate) fn of_members(seed: u64) -> Self {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
-        Self { fabric: Fabric::new(seed), cookie: Cookie::generate(), config: Config::default() }
+        Self { fabric: Fabric::new(seed), cookie: Cookie::generate() }
     }
 
     pub(crate) fn builder(&self, name: &str, host: u8) -> Builder {
         Node::builder(format!("{name}@10.0.0.{host}").as_str())
             .cookie(self.cookie.clone())
-            .config(self.config.clone())
             .network(self.fabric.host(ip(host)))
     }
 
@@ -65,8 +50,7 @@ impl World {
 
     /// A node whose host is reached by a name or is of IPv6.
     pub(crate) async fn at(&self, name: &str, host: IpAddr) -> Node {
-        let builder = Node::builder(name).cookie(self.cookie.clone()).config(self.config.clone());
-        let builder = builder.network(self.fabric.host(host));
+        let builder = Node::builder(name).cookie(self.cookie.clone()).network(self.fabric.host(host));
         builder.start().await.unwrap()
     }
 
@@ -87,7 +71,7 @@ impl World {
 }
 
 /// Settings of a node that never asks by itself whether another lives, so that its links are used by users alone.
-fn unprobing() -> Config {
+pub(crate) fn unprobing() -> Config {
     let day = secs(24 * 60 * 60);
     let mut config = Config::default();
     (config.probe_interval, config.sync_interval, config.dead_kept) = (day, day, 200 * day);

@@ -3,7 +3,7 @@
 use distribute::{ConnectError, Cookie, DownReason, Node, NodeEvent, PingError, SendError, StartError};
 use tokio::time::Instant;
 
-use crate::common::{World, alone, ip, millis, next, quiet, secs};
+use crate::common::{World, ip, millis, next, quiet, secs};
 
 /// A quiet minute of five linked nodes takes well under a second, and their links close by themselves.
 #[tokio::test(start_paused = true)]
@@ -181,7 +181,7 @@ async fn shutdown_flushes_and_says_goodbye() {
     let world = World::new(8);
     let a = world.node("a", 1).await;
     // Room for all of them unread.
-    let mut config = alone();
+    let mut config = distribute::Config::default();
     config.lane_window = 128 << 10;
     let b = world.builder("b", 2).config(config).start().await.unwrap();
     world.fabric.conditions(distribute::sim::Conditions::default().latency(millis(30)).loss(0.05));
@@ -359,7 +359,7 @@ async fn a_bad_start_is_a_typed_error() {
     let start = |name: &'static str| Node::builder(name).cookie(Cookie::generate()).start();
     assert!(matches!(start("nameless").await, Err(StartError::Name { .. })));
     assert!(matches!(Node::builder("a@127.0.0.1:0").start().await, Err(StartError::NoCookie)));
-    let mut config = alone();
+    let mut config = distribute::Config::default();
     config.lanes = 0;
     let bad = Node::builder("a@127.0.0.1:0").cookie(Cookie::generate()).config(config).start().await;
     assert!(matches!(bad, Err(StartError::Config(_))));

@@ -2,6 +2,7 @@
 
 mod call_faults;
 mod calls;
+mod children;
 mod common;
 mod evolution;
 mod faults;

@@ -1,19 +1,19 @@
 //! Members in processes of their own, over loopback: what the others see when one is killed, stopped, or restarted.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use distribute::{
     Cookie, Member, MemberEvent, MemberState, Membership, MembershipEvent, MembershipEvents, Method, Node, NodeName,
 };
 
-use crate::common::{millis, secs};
+use crate::children::{Process, live};
+use crate::common::secs;
 
 /// Whom a node has ever suspected.
 const SUSPECTED: Method<(), Vec<String>> = Method::new("suspected");
-/// The state, the incarnation and the refutations of a member, as a node sees it.
-const SEEN: Method<NodeName, Option<(String, u64, u32)>> = Method::new("seen");
+/// Answers once the node sees a member in a state, as this incarnation or a later one, with so many refutations or more: with
+/// its incarnation and its refutations.
+const UNTIL: Method<(NodeName, String, u64, u32), (u64, u32)> = Method::new("until");
 
 const CHILD: &str = "DISTRIBUTE_TEST_MEMBER";
 
@@ -22,19 +22,6 @@ struct Cluster {
     node: Node,
     cookie_file: std::path::PathBuf,
     _directory: tempfile::TempDir,
-}
-
-/// A child process, killed at the end.
-struct Process {
-    child: Child,
-    name: NodeName,
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 async fn start(name: &str, cookie: Cookie, join: Option<&str>, incarnation: Option<u64>) -> Node {
@@ -57,9 +44,19 @@ async fn start(name: &str, cookie: Cookie, join: Option<&str>, incarnation: Opti
     });
     node.rpc().serve(SUSPECTED, move |_, ()| std::future::ready(suspected.lock().unwrap().clone())).unwrap();
     node.rpc()
-        .serve(SEEN, move |_, name| {
-            let member = membership.member(&name);
-            std::future::ready(member.map(|m| (format!("{:?}", m.state), m.id.incarnation(), m.refutation)))
+        .serve(UNTIL, move |_, (name, state, incarnation, refutation)| {
+            let membership = membership.clone();
+            async move {
+                let is_wanted = |member: &&Member| {
+                    *member.id.name() == name
+                        && format!("{:?}", member.state) == state
+                        && member.id.incarnation() >= incarnation
+                        && member.refutation >= refutation
+                };
+                let members = membership.wait_for(|members| members.iter().any(|member| is_wanted(&member))).await;
+                let seen = members.iter().flatten().find(is_wanted).map(|m| (m.id.incarnation(), m.refutation));
+                seen.unwrap_or_default()
+            }
         })
         .unwrap();
     node
@@ -72,9 +69,7 @@ async fn child() {
     let arguments: Vec<_> = arguments.split('|').collect();
     let [cookie, name, join, incarnation] = arguments[..] else { panic!("four arguments") };
     let node = start(name, Cookie::load(cookie).unwrap(), Some(join), incarnation.parse().ok()).await;
-    println!("\nnode {}", node.name());
-    tokio::task::spawn_blocking(|| std::io::stdin().lines().count()).await.unwrap();
-    node.shutdown().await;
+    live(node).await;
 }
 
 impl Cluster {
@@ -88,18 +83,7 @@ impl Cluster {
     fn child(&self, name: &str, incarnation: Option<u64>) -> Process {
         let incarnation = incarnation.map_or_else(String::new, |incarnation| incarnation.to_string());
         let arguments = [self.cookie_file.to_str().unwrap(), name, self.node.name().as_str(), &incarnation].join("|");
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "member_processes::child", "--nocapture"])
-            .env(CHILD, arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let name = lines.find_map(|line| line.unwrap().strip_prefix("node ").map(|name| name.parse().unwrap()));
-        // The rest is the test harness's own; the pipe must stay open for it.
-        std::thread::spawn(move || lines.count());
-        Process { child, name: name.expect("the child says its name") }
+        Process::start("member_processes::child", CHILD, arguments)
     }
 
     /// The parent and two children, who all see each other.
@@ -121,27 +105,18 @@ impl Cluster {
 
     /// Waits until a child sees a member in that state; returns its incarnation and refutations.
     async fn until_seen(&self, at: &NodeName, of: &NodeName, state: &str) -> (u64, u32) {
-        let deadline = Instant::now() + secs(40);
-        loop {
-            let seen = self.node.rpc().call(at, SEEN, of.clone()).await;
-            match seen {
-                Ok(Some((seen, incarnation, refutation))) if seen == state => return (incarnation, refutation),
-                _ => assert!(Instant::now() < deadline, "{at} does not see {of} {state}: {seen:?}"),
-            }
-            // A child tells when it is asked; there is nothing to wait for here but its next answer.
-            tokio::time::sleep(millis(20)).await;
-        }
+        self.until(at, of, state, 0, 0).await
+    }
+
+    /// The same for so late an incarnation, or a later one, and so many refutations, or more.
+    async fn until(&self, at: &NodeName, of: &NodeName, state: &str, incarnation: u64, refutation: u32) -> (u64, u32) {
+        let wanted = (of.clone(), state.to_owned(), incarnation, refutation);
+        let seen = self.node.rpc().call(at, UNTIL, wanted).timeout(secs(40)).await;
+        seen.unwrap_or_else(|error| panic!("{at} does not see {of} {state}: {error}"))
     }
 
     async fn suspected(&self, at: &NodeName) -> Vec<String> {
         self.node.rpc().call(at, SUSPECTED, ()).await.unwrap()
-    }
-}
-
-impl Process {
-    fn signal(&self, signal: &str) {
-        let status = Command::new("sh").args(["-c", &format!("kill -{signal} {}", self.child.id())]).status();
-        assert!(status.unwrap().success());
     }
 }
 
@@ -204,12 +179,7 @@ async fn a_short_stop_is_no_death() {
     two.signal("CONT");
     let change = change_of(&mut changes, &two.name).await;
     assert!(matches!(change, MemberEvent::Cleared(_)), "{change:?}");
-    // The other child hears of it a moment later.
-    let deadline = Instant::now() + secs(20);
-    while cluster.until_seen(&one.name, &two.name, "Alive").await.1 == 0 {
-        assert!(Instant::now() < deadline, "the objection is not heard");
-        tokio::time::sleep(millis(20)).await;
-    }
+    cluster.until(&one.name, &two.name, "Alive", 0, 1).await;
 }
 
 /// One that stands still for longer is declared dead; when it goes on it hears of it, objects, and is back as the same life.
@@ -219,23 +189,16 @@ async fn a_long_stop_is_a_death_that_is_taken_back() {
     let before = cluster.until_seen(&one.name, &two.name, "Alive").await;
     two.signal("STOP");
     cluster.until_seen(&one.name, &two.name, "Dead").await;
-    let mut changes = cluster.membership().subscribe();
-    let seen = cluster.membership().member(&two.name).unwrap();
-    if seen.state != MemberState::Dead {
-        assert!(matches!(change_of(&mut changes, &two.name).await, MemberEvent::Died { .. }));
-    }
+    let here = cluster.membership();
+    let is_dead = |member: &Member| *member.id.name() == two.name && member.state == MemberState::Dead;
+    patience("the parent to see it dead", here.wait_for(|members| members.iter().any(is_dead))).await;
+    let mut changes = here.subscribe();
     two.signal("CONT");
     let continued = Instant::now();
     assert!(matches!(change_of(&mut changes, &two.name).await, MemberEvent::Returned(_)));
-    let mut after = cluster.until_seen(&one.name, &two.name, "Alive").await;
-    while after.1 == before.1 {
-        assert!(continued.elapsed() < secs(20), "the objection is not heard");
-        tokio::time::sleep(millis(20)).await;
-        after = cluster.until_seen(&one.name, &two.name, "Alive").await;
-    }
+    let after = cluster.until(&one.name, &two.name, "Alive", 0, before.1 + 1).await;
     println!("back {:?} after it went on", continued.elapsed());
-    assert_eq!(after.0, before.0);
-    assert!(after.1 > before.1);
+    assert_eq!(after.0, before.0, "the same life");
 }
 
 /// A node whose clock stepped back an hour before it restarts is back at once, everywhere.
@@ -248,15 +211,7 @@ async fn a_clock_that_stepped_back_keeps_nobody_out() {
     two.child.wait().unwrap();
     let restarted = Instant::now();
     let again = cluster.child(two.name.as_str(), Some(before - HOUR));
-    let deadline = Instant::now() + secs(20);
-    loop {
-        let (incarnation, _) = cluster.until_seen(&one.name, &again.name, "Alive").await;
-        if incarnation > before {
-            break;
-        }
-        assert!(Instant::now() < deadline, "the new life is not seen");
-        tokio::time::sleep(millis(20)).await;
-    }
+    cluster.until(&one.name, &again.name, "Alive", before + 1, 0).await;
     let is_back = |member: &Member| member.id.incarnation() > before && member.state == MemberState::Alive;
     let membership = cluster.membership();
     patience(

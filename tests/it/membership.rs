@@ -84,7 +84,7 @@ async fn suspicions(nodes: &[Node]) -> u64 {
 /// Told of one, all know all, agree on who leads, and have nothing to complain of in a quiet quarter of an hour.
 #[tokio::test(start_paused = true)]
 async fn nodes_find_each_other() {
-    let world = World::of_members(301);
+    let world = World::new(301);
     let began = Instant::now();
     let nodes = cluster(&world, 8).await;
     println!("eight nodes saw each other after {:?}", began.elapsed());
@@ -105,7 +105,7 @@ async fn nodes_find_each_other() {
 /// A node is ready by its own measure when it sees so many, and not before.
 #[tokio::test(start_paused = true)]
 async fn a_node_waits_for_enough_others() {
-    let world = World::of_members(302);
+    let world = World::new(302);
     let one = world.node("n", 1).await;
     let membership = one.membership();
     let mut ready = tokio::spawn(async move { membership.wait_for_alive(3).await });
@@ -120,7 +120,7 @@ async fn a_node_waits_for_enough_others() {
 /// One of five falls silent for ever: all four others declare it dead, in seconds, and suspect nobody else.
 #[tokio::test(start_paused = true)]
 async fn the_dead_are_noticed_by_all() {
-    let world = World::of_members(303);
+    let world = World::new(303);
     let nodes = cluster(&world, 5).await;
     tokio::time::sleep(secs(20)).await;
     let (dead, living) = nodes.split_last().unwrap();
@@ -148,7 +148,7 @@ async fn the_dead_are_noticed_by_all() {
 /// see all again, as the same lives, with nothing done by hand.
 #[tokio::test(start_paused = true)]
 async fn a_partition_heals_by_itself() {
-    let world = World::of_members(304);
+    let world = World::new(304);
     let nodes = cluster(&world, 5).await;
     tokio::time::sleep(secs(20)).await;
     let before = nodes[0].membership().alive();
@@ -180,7 +180,7 @@ async fn a_partition_heals_by_itself() {
 /// A sole survivor of two finds the other again.
 #[tokio::test(start_paused = true)]
 async fn two_that_lost_each_other_meet_again() {
-    let world = World::of_members(305);
+    let world = World::new(305);
     let nodes = cluster(&world, 2).await;
     world.fabric.cut(ip(1), ip(2));
     all_see(&nodes, 1).await;
@@ -198,7 +198,7 @@ fn died(node: &Node) -> HealthReason {
 /// A cut between two that others reach is bridged by these: nobody dies of it.
 #[tokio::test(start_paused = true)]
 async fn a_cut_between_two_is_bridged() {
-    let world = World::of_members(306);
+    let world = World::new(306);
     let nodes = cluster(&world, 4).await;
     world.fabric.cut_one_way(ip(1), ip(2));
     world.fabric.cut(ip(3), ip(4));
@@ -212,7 +212,7 @@ async fn a_cut_between_two_is_bridged() {
 /// On bad days nobody dies either.
 #[tokio::test(start_paused = true)]
 async fn loss_is_no_death() {
-    let world = World::of_members(307);
+    let world = World::new(307);
     let nodes = cluster(&world, 5).await;
     world.fabric.conditions(lossy());
     tokio::time::sleep(secs(120)).await;
@@ -228,7 +228,7 @@ async fn loss_is_no_death() {
 /// Whoever leaves is gone at once, without a suspicion; and comes back as another life.
 #[tokio::test(start_paused = true)]
 async fn who_leaves_is_gone_at_once() {
-    let world = World::of_members(308);
+    let world = World::new(308);
     let mut nodes = cluster(&world, 4).await;
     let suspicions_before = suspicions(&nodes).await;
     let mut changes: Vec<_> = nodes[..3].iter().map(|node| node.membership().subscribe()).collect();
@@ -254,7 +254,7 @@ async fn who_leaves_is_gone_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_new_life_takes_the_place_of_the_old() {
     for step in [1, -3_600_000_000_i64] {
-        let world = World::of_members(309);
+        let world = World::new(309);
         let mut nodes = cluster(&world, 3).await;
         nodes.push(world.builder("n", 4).join(nodes[0].name()).config(hasty()).start().await.unwrap());
         all_see(&nodes, 4).await;
@@ -294,7 +294,7 @@ async fn a_new_life_takes_the_place_of_the_old() {
 /// What a member says of itself reaches all, the late comers too.
 #[tokio::test(start_paused = true)]
 async fn metadata_reaches_all() {
-    let world = World::of_members(310);
+    let world = World::new(310);
     let mut nodes = cluster(&world, 4).await;
     nodes[0].membership().set_metadata("zone=a").unwrap();
     nodes[0].membership().set_metadata("zone=b").unwrap();
@@ -312,7 +312,7 @@ async fn metadata_reaches_all() {
 /// A fact reaches every live node once, its origin included, also under loss; what does not fit is refused.
 #[tokio::test(start_paused = true)]
 async fn facts_reach_all_once() {
-    let world = World::of_members(311);
+    let world = World::new(311);
     let nodes = cluster(&world, 6).await;
     tokio::time::sleep(secs(10)).await;
     world.fabric.conditions(lossy());
@@ -339,7 +339,7 @@ async fn facts_reach_all_once() {
 /// More facts than can be spread at once are refused, and there is room again when they are.
 #[tokio::test(start_paused = true)]
 async fn too_many_facts_are_refused() {
-    let world = World::of_members(312);
+    let world = World::new(312);
     let nodes = cluster(&world, 3).await;
     let gossip = nodes[0].gossip();
     let mut taken = 0;
@@ -355,7 +355,7 @@ async fn too_many_facts_are_refused() {
 /// Strangers stay strangers when they take over an address: another cluster's node, with the same cookie even.
 #[tokio::test(start_paused = true)]
 async fn another_cluster_at_a_members_address_stays_apart() {
-    let world = World::of_members(313);
+    let world = World::new(313);
     let nodes = cluster(&world, 2).await;
     let gone = world.builder("n", 3).join(nodes[0].name()).config(hasty()).start().await.unwrap();
     all_see(&nodes, 3).await;
@@ -375,7 +375,7 @@ async fn another_cluster_at_a_members_address_stays_apart() {
 /// A node that nobody can dial is a member like others: it keeps links, and dies when all of them fall silent.
 #[tokio::test(start_paused = true)]
 async fn who_cannot_be_dialled_is_a_member_too() {
-    let world = World::of_members(314);
+    let world = World::new(314);
     let mut nodes = cluster(&world, 4).await;
     let hidden = world.builder("hidden", 9).not_dialable().join(nodes[0].name()).start().await.unwrap();
     nodes.push(hidden.clone());
@@ -396,7 +396,7 @@ async fn who_cannot_be_dialled_is_a_member_too() {
 /// All members move to other addresses one after the other, under other names: a DNS name still leads a node to them.
 #[tokio::test(start_paused = true)]
 async fn a_dns_name_leads_to_members_that_moved() {
-    let world = World::of_members(315);
+    let world = World::new(315);
     let points_to =
         |hosts: &[u8]| world.fabric.name("shop.internal", &hosts.iter().copied().map(ip).collect::<Vec<IpAddr>>());
     let start = |host: u8| world.builder("n", host).discover(Dns::new("shop.internal:4370").unwrap()).start();
@@ -418,7 +418,7 @@ async fn a_dns_name_leads_to_members_that_moved() {
 /// An active check asks all at once, and says who answered within the time.
 #[tokio::test(start_paused = true)]
 async fn a_check_asks_everybody() {
-    let world = World::of_members(316);
+    let world = World::new(316);
     let nodes = cluster(&world, 5).await;
     world.fabric.freeze(ip(5));
     let began = Instant::now();

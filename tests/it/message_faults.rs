@@ -9,7 +9,7 @@ use distribute::{Address, Bytes, Config, DownReason, Mailbox, Method, Node, Node
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::common::{World, alone, ip, lossy, millis, next, quiet, secs};
+use crate::common::{World, ip, lossy, millis, next, quiet, secs, unprobing};
 
 const MIB: usize = 1 << 20;
 const ECHO: Method<u64, u64> = Method::new("echo");
@@ -49,7 +49,7 @@ fn inbox(at: &Node, from: &Node) -> (Mailbox<Bytes>, Address<Bytes>) {
 #[tokio::test(start_paused = true)]
 async fn bulk_fills_a_link_and_calls_pass_beside_it() {
     let messages = std::env::var("BULK_MIB").ok().and_then(|text| text.parse().ok()).unwrap_or(64);
-    let world = World::of_members(201);
+    let world = World::new(201);
     let (a, b) = world.pair().await;
     b.rpc().serve(ECHO, |_, n| async move { n }).unwrap();
     let mut events = a.cluster().node_events();
@@ -233,7 +233,7 @@ async fn a_stuffed_mailbox_takes_nothing_from_others() {
 #[tokio::test(start_paused = true)]
 async fn a_frozen_peer_and_full_buffers_hold_nobody() {
     const NOTE: Method<u64, ()> = Method::new("note");
-    let mut config = alone();
+    let mut config = unprobing();
     // Little buffers, and all messages on one stream: they are full before the credit of the mailboxes is used up.
     (config.lanes, config.stream_window, config.send_buffer) = (1, 64 << 10, 64 << 10);
     let world = World::new(206);

@@ -1,12 +1,12 @@
 //! Nodes in processes of their own, over loopback: what SIGKILL, SIGSTOP and SIGCONT do.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use distribute::{Address, CallError, Config, Cookie, DownReason, Effect, Method, Node, NodeEvent, NodeName};
+use distribute::{Address, CallError, Config, Cookie, DownReason, Effect, Method, Node, NodeEvent};
 
-use crate::common::{alone, millis, next, quiet, secs};
+use crate::children::{Process, live};
+use crate::common::{millis, next, quiet, secs};
 
 const ECHO: Method<u64, u64> = Method::new("echo");
 const SLEEP: Method<(), ()> = Method::new("sleep");
@@ -17,7 +17,7 @@ const COOKIE_FILE: &str = "DISTRIBUTE_TEST_COOKIE_FILE";
 
 /// Signs of life five times as fast as the defaults, so that a dead process is noticed in 2 s.
 fn config() -> Config {
-    let mut config = alone();
+    let mut config = Config::default();
     config.sign_of_life_every = millis(600);
     config.link_lost_after = secs(2);
     config
@@ -44,48 +44,14 @@ async fn child() {
     node.rpc().serve(SLEEP, |_, ()| std::future::pending()).unwrap();
     node.rpc().serve(COUNTER, move |_, ()| std::future::ready(address.clone())).unwrap();
     node.rpc().serve(SUM, move |_, ()| std::future::ready(*seen.borrow())).unwrap();
-    println!("\nnode {}", node.name());
-    let ended = tokio::task::spawn_blocking(|| std::io::stdin().lines().count());
-    ended.await.unwrap();
-    node.shutdown().await;
+    live(node).await;
 }
 
-/// A child process, killed at the end.
-struct Process {
-    child: Child,
-    name: NodeName,
+fn start(cookie_file: &Path) -> Process {
+    Process::start("processes::child", COOKIE_FILE, cookie_file)
 }
 
-impl Process {
-    fn start(cookie_file: &std::path::Path) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "processes::child", "--nocapture"])
-            .env(COOKIE_FILE, cookie_file)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let name = lines.find_map(|line| line.unwrap().strip_prefix("node ").map(|name| name.parse().unwrap()));
-        // The rest is the test harness's own; the pipe must stay open for it.
-        std::thread::spawn(move || lines.count());
-        Self { child, name: name.expect("the child says its name") }
-    }
-
-    fn signal(&self, signal: &str) {
-        let status = Command::new("sh").args(["-c", &format!("kill -{signal} {}", self.child.id())]).status();
-        assert!(status.unwrap().success());
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-async fn parent() -> (Node, tempfile::TempDir, std::path::PathBuf) {
+async fn parent() -> (Node, tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("cookie");
     let cookie = Cookie::load_or_generate(&file).unwrap();
@@ -96,7 +62,7 @@ async fn parent() -> (Node, tempfile::TempDir, std::path::PathBuf) {
 #[tokio::test]
 async fn two_processes_work_together() {
     let (node, _directory, file) = parent().await;
-    let mut other = Process::start(&file);
+    let mut other = start(&file);
     let mut events = node.cluster().node_events();
     let numbers = node.rpc().call(&other.name, COUNTER, ()).await.unwrap();
     assert!(matches!(next(&mut events).await, NodeEvent::Up(_)));
@@ -116,7 +82,7 @@ async fn two_processes_work_together() {
 #[tokio::test]
 async fn a_killed_process_is_noticed() {
     let (node, _directory, file) = parent().await;
-    let mut other = Process::start(&file);
+    let mut other = start(&file);
     let mut events = node.cluster().node_events();
     assert_eq!(node.rpc().call(&other.name, ECHO, 1).await, Ok(1));
     assert!(matches!(next(&mut events).await, NodeEvent::Up(_)));
@@ -138,7 +104,7 @@ async fn a_killed_process_is_noticed() {
 #[tokio::test]
 async fn a_stopped_process_is_lost_in_time_and_comes_back() {
     let (node, _directory, file) = parent().await;
-    let other = Process::start(&file);
+    let other = start(&file);
     let mut events = node.cluster().node_events();
     assert_eq!(node.rpc().call(&other.name, ECHO, 1).await, Ok(1));
     assert!(matches!(next(&mut events).await, NodeEvent::Up(_)));
