@@ -75,6 +75,14 @@ impl Key {
         Ok(Self(Text::Made(name)))
     }
 
+    /// The same text, shared by all who hold it.
+    pub(crate) fn to_text(&self) -> Arc<str> {
+        match &self.0 {
+            Text::Constant(name) => Arc::from(*name),
+            Text::Made(name) => name.clone(),
+        }
+    }
+
     pub(crate) fn as_str(&self) -> &str {
         match &self.0 {
             Text::Constant(name) => name,
@@ -84,7 +92,7 @@ impl Key {
 }
 
 /// The rules, for constants too.
-const fn check(name: &str, max: usize) -> Result<(), KeyError> {
+pub(crate) const fn check(name: &str, max: usize) -> Result<(), KeyError> {
     if name.is_empty() {
         return Err(KeyError::Empty);
     }

@@ -8,6 +8,7 @@
 //! [RFC 9000, section 16]: https://www.rfc-editor.org/rfc/rfc9000#section-16
 
 pub(crate) mod membership;
+pub(crate) mod services;
 
 use std::str;
 
@@ -99,6 +100,8 @@ pub(crate) enum StreamKind {
     LargeCall,
     /// Packets of membership that a datagram cannot hold, or that are not to be lost.
     Membership,
+    /// Frames about names, groups and monitors, numbered over all links of the session.
+    Services,
 }
 
 impl StreamKind {
@@ -110,11 +113,13 @@ impl StreamKind {
             Self::Body => 4,
             Self::LargeCall => 5,
             Self::Membership => 6,
+            Self::Services => 7,
         }
     }
 
     pub(crate) fn from_byte(byte: u8) -> Option<Self> {
-        let kinds = [Self::Control, Self::Lane, Self::Calls, Self::Body, Self::LargeCall, Self::Membership];
+        let kinds =
+            [Self::Control, Self::Lane, Self::Calls, Self::Body, Self::LargeCall, Self::Membership, Self::Services];
         kinds.into_iter().find(|kind| kind.to_byte() == byte)
     }
 }
@@ -147,8 +152,14 @@ impl Schema {
     }
 }
 
+/// So many copies of a message one frame may carry.
+pub(crate) const COPIES_MAX: usize = 4096;
+
+/// What one copy adds to its frame, in bytes: an upper bound.
+pub(crate) const COPY_MAX: usize = 16;
+
 /// Frames of the control stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Control {
     /// The dialler has accepted the responder's HELLO.
     Ready,
@@ -189,6 +200,11 @@ pub(crate) enum Control {
         reason: Unreadable,
         messages: u64,
     },
+    /// A frame of copies has come, and all copies are taken but for those to mailboxes that do not exist (any more).
+    Delivered {
+        id: u64,
+        closed: Vec<u64>,
+    },
     Ping {
         seq: u64,
     },
@@ -228,10 +244,12 @@ const RETURN: u8 = 0x0a;
 const SHORT: u8 = 0x0b;
 const SPARE: u8 = 0x0c;
 const REFUSED: u8 = 0x0d;
+const DELIVERED: u8 = 0x0e;
 
 impl Control {
-    pub(crate) fn encode(self, out: &mut Vec<u8>) {
-        let (kind, fields): (u8, &[u64]) = match &self {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        let all;
+        let (kind, fields): (u8, &[u64]) = match self {
             Self::Ready => (READY, &[]),
             Self::Grant { mailbox, seq, limit } => (GRANT, &[*mailbox, *seq, *limit]),
             Self::Need { mailbox, seq, sent, limit } => (NEED, &[*mailbox, *seq, *sent, *limit]),
@@ -240,6 +258,10 @@ impl Control {
             Self::Short { seq, on } => (SHORT, &[*seq, u64::from(*on)]),
             Self::Spare => (SPARE, &[]),
             Self::Refused { reason, messages } => (REFUSED, &[*reason as u64, *messages]),
+            Self::Delivered { id, closed } => {
+                all = [&[*id, closed.len() as u64], &closed[..]].concat();
+                (DELIVERED, &all)
+            }
             Self::Ping { seq } => (PING, &[*seq]),
             Self::Pong { seq } => (PONG, &[*seq]),
             Self::Stop { code, streams } => (STOP, &[code.0.into(), *streams]),
@@ -282,6 +304,15 @@ impl Control {
                 let reason = reason.ok_or(WireError::Value("reason"))?;
                 Self::Refused { reason, messages: take_varint(&mut body)? }
             }
+            DELIVERED => {
+                let id = take_varint(&mut body)?;
+                let count = take_varint(&mut body)?;
+                if count > COPIES_MAX as u64 {
+                    return Err(WireError::Value("number of copies"));
+                }
+                let closed = (0..count).map(|_| take_varint(&mut body)).collect::<Result<_, _>>()?;
+                Self::Delivered { id, closed }
+            }
             PING => Self::Ping { seq: take_varint(&mut body)? },
             PONG => Self::Pong { seq: take_varint(&mut body)? },
             STOP => Self::Stop { code: Code(take_u32(&mut body)?), streams: take_varint(&mut body)? },
@@ -302,6 +333,25 @@ pub(crate) enum LaneFrame {
         schema: Schema,
     },
     Message(MessageFrame),
+    Copies(CopiesFrame),
+}
+
+/// One message on its way to several mailboxes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CopiesFrame {
+    pub(crate) head: CopiesHead,
+    pub(crate) body: Bytes,
+}
+
+/// All of a [`CopiesFrame`] but its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CopiesHead {
+    /// What the answer is called; counted in each session.
+    pub(crate) id: u64,
+    pub(crate) schema: u64,
+    pub(crate) trace: Option<Trace>,
+    /// The mailboxes, 1 to [`COPIES_MAX`], each with the number of its message.
+    pub(crate) to: Vec<(u64, u64)>,
 }
 
 /// One message on its way to a mailbox.
@@ -334,6 +384,8 @@ impl MessageHead {
 const SCHEMA: u8 = 0x10;
 const MESSAGE: u8 = 0x11;
 const TRACED_MESSAGE: u8 = 0x12;
+const COPIES: u8 = 0x13;
+const TRACED_COPIES: u8 = 0x14;
 
 pub(crate) fn put_schema(out: &mut Vec<u8>, id: u64, schema: &Schema) {
     let mut body = Vec::new();
@@ -358,6 +410,46 @@ pub(crate) fn put_message_head(out: &mut Vec<u8>, head: &MessageHead, body: usiz
     }
 }
 
+impl CopiesHead {
+    fn put_fields(&self, out: &mut impl Fields) {
+        let Self { id, schema, trace, to } = self;
+        out.number(*id);
+        out.number(*schema);
+        if let Some(trace) = trace {
+            out.bytes(&trace.0);
+        }
+        out.number(to.len() as u64);
+        for (mailbox, number) in to {
+            out.number(*mailbox);
+            out.number(*number);
+        }
+    }
+
+    /// Writes all of a frame but its body, which is to follow.
+    pub(crate) fn put(&self, out: &mut Vec<u8>, body: usize) {
+        let mut count = Count(body);
+        self.put_fields(&mut count);
+        out.push(if self.trace.is_some() { TRACED_COPIES } else { COPIES });
+        put_varint(out, count.0 as u64);
+        self.put_fields(out);
+    }
+
+    fn take(body: &mut Bytes, is_traced: bool) -> Result<Self, WireError> {
+        let (id, schema) = (take_varint(body)?, take_varint(body)?);
+        let trace = if is_traced { Some(Trace(take_array(body)?)) } else { None };
+        let count = take_varint(body)?;
+        if !(1..=COPIES_MAX as u64).contains(&count) {
+            return Err(WireError::Value("number of copies"));
+        }
+        // No more is allocated than has come.
+        if (body.len() as u64) < 2 * count {
+            return Err(WireError::Short);
+        }
+        let to = (0..count).map(|_| Ok((take_varint(body)?, take_varint(body)?))).collect::<Result<_, WireError>>()?;
+        Ok(Self { id, schema, trace, to })
+    }
+}
+
 impl LaneFrame {
     pub(crate) fn decode(frame: Frame) -> Result<Option<Self>, WireError> {
         let mut body = frame.body;
@@ -373,6 +465,10 @@ impl LaneFrame {
                     head.trace = Some(Trace(take_array(&mut body)?));
                 }
                 Ok(Some(Self::Message(head.with(body))))
+            }
+            COPIES | TRACED_COPIES => {
+                let head = CopiesHead::take(&mut body, frame.kind == TRACED_COPIES)?;
+                Ok(Some(Self::Copies(CopiesFrame { head, body })))
             }
             kind => skip(kind),
         }
@@ -1116,6 +1212,54 @@ fn take_address(body: &mut Bytes) -> Result<std::net::SocketAddr, WireError> {
         _ => return Err(WireError::Value("address family")),
     };
     Ok((ip, u16::from_be_bytes(take_array(body)?)).into())
+}
+
+fn put_be64(out: &mut impl Fields, value: u64) {
+    out.bytes(&value.to_be_bytes());
+}
+
+fn put_bytes(out: &mut impl Fields, bytes: &[u8]) {
+    out.number(bytes.len() as u64);
+    out.bytes(bytes);
+}
+
+/// Copies the bytes out: they may be kept for long, and would keep the whole packet with them.
+fn take_bytes(body: &mut Bytes, max: usize) -> Result<Bytes, WireError> {
+    let len = take_varint(body)?;
+    if len > max as u64 {
+        return Err(WireError::TooLong(len));
+    }
+    if body.len() < len as usize {
+        return Err(WireError::Short);
+    }
+    Ok(Bytes::copy_from_slice(&body.split_to(len as usize)))
+}
+
+/// Reads items to the end of the body.
+fn take_all<T>(
+    body: &mut Bytes,
+    max: usize,
+    take: impl Fn(&mut Bytes) -> Result<T, WireError>,
+) -> Result<Vec<T>, WireError> {
+    let len = body.len() as u64;
+    let mut items = Vec::new();
+    while !body.is_empty() {
+        if items.len() == max {
+            return Err(WireError::TooLong(len));
+        }
+        items.push(take(body)?);
+    }
+    Ok(items)
+}
+
+/// Reads a frame that stands within another, or within a packet.
+fn take_frame(bytes: &mut Bytes) -> Result<Frame, WireError> {
+    let kind = take_u8(bytes)?;
+    let len = take_varint(bytes)?;
+    if len > bytes.len() as u64 {
+        return Err(WireError::Short);
+    }
+    Ok(Frame { kind, body: bytes.split_to(len as usize) })
 }
 
 #[cfg(test)]

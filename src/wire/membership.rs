@@ -9,8 +9,9 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::{
-    ADDRESSES_MAX, Count, Fields, Frame, NodeFlags, WireError, finished, put_address, put_varint, skip, take_address,
-    take_be64, take_list, take_node_name, take_text, take_u8, take_u32, take_varint,
+    ADDRESSES_MAX, Count, Fields, Frame, NodeFlags, WireError, finished, put_address, put_be64, put_bytes, put_varint,
+    skip, take_address, take_all, take_be64, take_bytes, take_frame, take_list, take_node_name, take_text, take_u8,
+    take_u32, take_varint,
 };
 use crate::id::NodeId;
 
@@ -412,23 +413,12 @@ pub(crate) struct Frames {
     rest: Bytes,
 }
 
-impl Frames {
-    fn next_frame(&mut self) -> Result<Frame, WireError> {
-        let kind = take_u8(&mut self.rest)?;
-        let len = take_varint(&mut self.rest)?;
-        if len > self.rest.len() as u64 {
-            return Err(WireError::Short);
-        }
-        Ok(Frame { kind, body: self.rest.split_to(len as usize) })
-    }
-}
-
 impl Iterator for Frames {
     type Item = Result<Swim, WireError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         while !self.rest.is_empty() {
-            match self.next_frame().and_then(Swim::decode) {
+            match take_frame(&mut self.rest).and_then(Swim::decode) {
                 Ok(None) => {}
                 Ok(Some(frame)) => return Some(Ok(frame)),
                 Err(error) => {
@@ -449,44 +439,6 @@ fn divides(buckets: u64) -> bool {
 /// Whether these are buckets of so many, and in order.
 fn are_some(of: &[u32], buckets: u32) -> bool {
     of.is_sorted_by(|a, b| a < b) && of.last().is_none_or(|last| *last < buckets)
-}
-
-fn put_be64(out: &mut impl Fields, value: u64) {
-    out.bytes(&value.to_be_bytes());
-}
-
-fn put_bytes(out: &mut impl Fields, bytes: &[u8]) {
-    out.number(bytes.len() as u64);
-    out.bytes(bytes);
-}
-
-/// Copies the bytes out: they may be kept for as long as a member is, and would keep the whole packet with them.
-fn take_bytes(body: &mut Bytes, max: usize) -> Result<Bytes, WireError> {
-    let len = take_varint(body)?;
-    if len > max as u64 {
-        return Err(WireError::TooLong(len));
-    }
-    if body.len() < len as usize {
-        return Err(WireError::Short);
-    }
-    Ok(Bytes::copy_from_slice(&body.split_to(len as usize)))
-}
-
-/// Reads items to the end of the body.
-fn take_all<T>(
-    body: &mut Bytes,
-    max: usize,
-    take: impl Fn(&mut Bytes) -> Result<T, WireError>,
-) -> Result<Vec<T>, WireError> {
-    let len = body.len() as u64;
-    let mut items = Vec::new();
-    while !body.is_empty() {
-        if items.len() == max {
-            return Err(WireError::TooLong(len));
-        }
-        items.push(take(body)?);
-    }
-    Ok(items)
 }
 
 #[cfg(test)]

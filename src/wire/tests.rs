@@ -25,8 +25,9 @@ fn the_bytes_of_every_frame_are_these() {
         StreamKind::Body,
         StreamKind::LargeCall,
         StreamKind::Membership,
+        StreamKind::Services,
     ];
-    assert_eq!(kinds.map(StreamKind::to_byte), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(kinds.map(StreamKind::to_byte), [1, 2, 3, 4, 5, 6, 7]);
     for byte in 0..=255 {
         let kind = kinds.into_iter().find(|kind| kind.to_byte() == byte);
         assert_eq!(StreamKind::from_byte(byte), kind);
@@ -58,6 +59,7 @@ fn a_truncated_frame_is_an_error() {
         // The body of a message or a call ends where its frame ends: only what comes before it can be cut short.
         let open_end = match &frame {
             Any::Lane(LaneFrame::Message(message)) => message.body.len(),
+            Any::Lane(LaneFrame::Copies(copies)) => copies.body.len(),
             Any::Call(call) => call.body.len(),
             _ => 0,
         };
@@ -75,7 +77,7 @@ fn a_frame_that_goes_on_is_an_error() {
         let whole = split_one(&from_hex(hex));
         let longer = Frame { kind: whole.kind, body: [&whole.body[..], &[0]].concat().into() };
         match frame {
-            Any::Lane(LaneFrame::Message(_)) => {}
+            Any::Lane(LaneFrame::Message(_) | LaneFrame::Copies(_)) => {}
             Any::Call(call) if call.head.has_body() => {}
             _ => assert_eq!(frame.decoded(longer), Err(WireError::Trailing), "{hex}"),
         }
@@ -96,6 +98,32 @@ fn an_unknown_frame_is_skipped_if_it_may_be_and_refused_if_not() {
         assert_eq!(Hello::decode(frame), Err(unknown), "a greeting is a HELLO");
     }
     assert!(samples.iter().all(|(hex, _)| from_hex(hex)[0] & SKIPPABLE == 0), "a later peer may not skip these");
+}
+
+/// The most copies that one frame may carry, and one more; none at all; and more announced than have come.
+#[test]
+fn copies_are_counted_before_they_are_kept() {
+    let frame = |count: usize| {
+        let to = (0..count as u64).map(|mailbox| (mailbox, VARINT_MAX)).collect();
+        let mut bytes = Vec::new();
+        CopiesHead { id: 1, schema: 0, trace: None, to }.put(&mut bytes, 0);
+        let mut splitter = Splitter::new(1 << 20);
+        splitter.push(bytes.into());
+        LaneFrame::decode(splitter.next_frame().unwrap().unwrap())
+    };
+    let unfit = WireError::Value("number of copies");
+    assert!(matches!(frame(1), Ok(Some(LaneFrame::Copies(copies))) if copies.head.to == [(0, VARINT_MAX)]));
+    assert!(matches!(frame(COPIES_MAX), Ok(Some(LaneFrame::Copies(copies))) if copies.head.to.len() == COPIES_MAX));
+    assert_eq!(frame(COPIES_MAX + 1), Err(unfit));
+    assert_eq!(frame(0), Err(unfit));
+    let short = Bytes::from_static(&[1, 0, 0x4f, 0xff, 1, 1]);
+    assert_eq!(LaneFrame::decode(Frame { kind: COPIES, body: short }), Err(WireError::Short));
+    let answer = |closed| {
+        let mut bytes = Vec::new();
+        Control::Delivered { id: 1, closed: vec![7; closed] }.encode(&mut bytes);
+        Control::decode(split_one(&bytes)).map(drop)
+    };
+    assert_eq!([answer(COPIES_MAX), answer(COPIES_MAX + 1)], [Ok(()), Err(unfit)]);
 }
 
 #[test]
@@ -345,6 +373,10 @@ impl Any {
             Self::Hello(hello) => hello.encode(&mut out),
             Self::Control(control) => control.encode(&mut out),
             Self::Lane(LaneFrame::Schema { id, schema }) => put_schema(&mut out, *id, schema),
+            Self::Lane(LaneFrame::Copies(CopiesFrame { head, body })) => {
+                head.put(&mut out, body.len());
+                out.extend_from_slice(body);
+            }
             Self::Lane(LaneFrame::Message(MessageFrame { head, body })) => {
                 put_message_head(&mut out, head, body.len());
                 out.extend_from_slice(body);
@@ -372,6 +404,10 @@ fn golden() -> Vec<(&'static str, Any)> {
     let trace = Trace(std::array::from_fn(|n| n as u8));
     let schema = Schema { tag: "shop.order".to_owned(), version: 300, readable_since: 2, codec: 1 };
     let body = Bytes::from_static(b"body");
+    let copies = |trace| {
+        let head = CopiesHead { id: 9, schema: 3, trace, to: vec![(5, 70_000), (6, 0)] };
+        Any::Lane(LaneFrame::Copies(CopiesFrame { head, body: Bytes::from_static(b"body") }))
+    };
     let message = MessageHead { mailbox: 5, number: 70_000, schema: 3, trace: None };
     let term = Term { method: "shop.quote".to_owned(), schema: schema.clone() };
     let numbered = || TermRef::Number(3);
@@ -405,12 +441,16 @@ fn golden() -> Vec<(&'static str, Any)> {
         ("0b020301", Any::Control(Control::Short { seq: 3, on: true })),
         ("0c00", Any::Control(Control::Spare)),
         ("0d020207", Any::Control(Control::Refused { reason: Unreadable::Version, messages: 7 })),
+        ("0e020500", Any::Control(Control::Delivered { id: 5, closed: vec![] })),
+        ("0e0705020780011170", Any::Control(Control::Delivered { id: 5, closed: vec![7, 70_000] })),
         ("1010030a73686f702e6f72646572412c0201", Any::Lane(LaneFrame::Schema { id: 3, schema: schema.clone() })),
         ("110a058001117003626f6479", Any::Lane(LaneFrame::Message(message.with(body.clone())))),
         (
             "1223058001117003000102030405060708090a0b0c0d0e0f101112131415161718626f6479",
             Any::Lane(LaneFrame::Message(MessageHead { trace: Some(trace), ..message }.with(body.clone()))),
         ),
+        ("130e09030205800111700600626f6479", copies(None)),
+        ("14270903000102030405060708090a0b0c0d0e0f1011121314151617180205800111700600626f6479", copies(Some(trace))),
         ("20090903538800626f6479", call(numbered(), CallMode::Answer, None)),
         (
             "202309000a73686f702e71756f74650a73686f702e6f72646572412c0201538800626f6479",
@@ -506,12 +546,17 @@ fn any_frame() -> impl Strategy<Value = Any> {
         (number(), number(), number(), trace(), body()).prop_map(|(mailbox, number, schema, trace, body)| {
             Any::Lane(LaneFrame::Message(MessageHead { mailbox, number, schema, trace }.with(body)))
         }),
+        (number(), number(), trace(), vec((number(), number()), 1..20), body()).prop_map(
+            |(id, schema, trace, to, body)| {
+                Any::Lane(LaneFrame::Copies(CopiesFrame { head: CopiesHead { id, schema, trace, to }, body }))
+            }
+        ),
         call().prop_map(Any::Call),
     ]
 }
 
 fn control() -> impl Strategy<Value = Control> {
-    (0..12u8, number(), number(), number(), any::<(u32, bool)>()).prop_map(|(kind, mailbox, seq, limit, (code, on))| {
+    (0..13u8, number(), number(), number(), any::<(u32, bool)>()).prop_map(|(kind, mailbox, seq, limit, (code, on))| {
         match kind {
             0 => Control::Ready,
             1 => Control::Grant { mailbox, seq, limit },
@@ -523,7 +568,8 @@ fn control() -> impl Strategy<Value = Control> {
             7 => Control::Short { seq, on },
             8 => Control::Spare,
             9 => Control::Refused { reason: Unreadable::ALL[code as usize % 3], messages: limit },
-            10 => Control::Stop { code: Code(code), streams: limit },
+            10 => Control::Delivered { id: mailbox, closed: vec![seq, limit] },
+            11 => Control::Stop { code: Code(code), streams: limit },
             _ => Control::Stopped,
         }
     })
