@@ -39,6 +39,13 @@ pub(crate) fn is_bulk(body: usize, bulk_from: usize) -> bool {
     body >= bulk_from
 }
 
+/// What a frame with so many copies of a body takes of the room between acceptance and the socket. Of the credit of each
+/// mailbox a copy takes as much as a message.
+pub(crate) fn copies_cost(body: usize, copies: usize) -> u64 {
+    // Two numbers of 8 bytes at most.
+    body as u64 + MESSAGE_COST + 16 * copies as u64
+}
+
 /// A limit to tell the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Grant {

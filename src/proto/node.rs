@@ -1,6 +1,6 @@
-//! One node: its links and its membership, joined.
+//! One node: its links, its membership and its services, joined.
 //!
-//! Neither machine knows the other. What one does that concerns the other is carried here, and nowhere else:
+//! No machine knows another. What one does that concerns another is carried here, and nowhere else:
 //!
 //! | what happened | what follows from it |
 //! |---|---|
@@ -13,7 +13,23 @@
 //! | a member died, or a later life took its place | the session with that very life ends, then the event is told |
 //! | a life greets whose name membership knows by another | that is hearsay, for the links to judge by |
 //!
+//! The services are told what membership was told or tells, after it:
+//!
+//! | what happened | what the services hear |
+//! |---|---|
+//! | a session is up, serves, has no link any more, has ended | the same, of its peer |
+//! | a dial came to nothing | the same |
+//! | this node goes on as another incarnation | the same |
+//! | another member joined, or returned | it lives |
+//! | another member died, left, or is forgotten | it is gone; the session with the dead has ended before |
+//! | a later life took a member's place | the old one is gone, then the new one lives |
+//!
+//! What the services do about a member comes out before the event itself: whoever acts on a death finds the names of the
+//! dead gone.
+//!
 //! Effects come out in the order in which they are to be done.
+
+pub(crate) mod services;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -21,6 +37,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use self::services::{Departure, Services};
 use super::hello::Peer;
 use super::links::{self, CheckId, Hearsay, Limits, LinkId, Links, SessionId};
 use super::membership::{self, Member, MemberEvent, Membership, Params, Path, Profile, Rank, Unlinked, Way};
@@ -37,6 +54,7 @@ pub(crate) struct Setup {
     pub(crate) limits: Limits,
     pub(crate) profile: Profile,
     pub(crate) params: Params,
+    pub(crate) services: services::Setup,
     /// Fixes every choice by chance.
     pub(crate) seed: u64,
 }
@@ -95,6 +113,8 @@ pub(crate) enum Input {
     /// Say good-bye. [`Output::GoodbyeSaid`] follows, and then it is time for [`Input::Shutdown`].
     Leave,
     Shutdown,
+    /// For the services, from handles and links.
+    Service(services::Input),
 }
 
 /// What a node wants done.
@@ -118,13 +138,17 @@ pub(crate) enum Output {
         by: NodeId,
     },
     GoodbyeSaid,
+    Service(services::Output),
 }
 
-/// The links and the membership of one node.
+/// The links, the membership and the services of one node.
 #[derive(Debug)]
 pub(crate) struct Node {
+    /// Of all its lives.
+    name: NodeName,
     links: Links,
     membership: Membership,
+    services: Services,
     /// Who is at the other end of each session that is up.
     peers: HashMap<SessionId, Linkable>,
     /// The sessions that have a link.
@@ -132,6 +156,9 @@ pub(crate) struct Node {
     /// Of the link that came up last.
     path: Path,
     outputs: VecDeque<Output>,
+    /// What the services were told of links and members, each with the number of outputs that came before it.
+    #[cfg(test)]
+    told: Vec<(usize, services::Input)>,
 }
 
 /// What membership is told of a peer each time that it has a link.
@@ -151,13 +178,25 @@ impl Linkable {
 
 impl Node {
     pub(crate) fn new(setup: Setup, now: Instant) -> Self {
-        let Setup { id, fingerprint, limits, profile, params, seed } = setup;
+        let Setup { id, fingerprint, limits, profile, params, services, seed } = setup;
         let mut rng = fastrand::Rng::with_seed(seed);
+        let name = id.name().clone();
         let links = Links::new(id.clone(), fingerprint, limits, rng.u64(..));
+        let services = Services::new(id.clone(), services, rng.u64(..), now);
         let membership = Membership::new(id, profile, params, rng.u64(..), now);
         let path = Path { rtt: Duration::ZERO, datagram_max: 0 };
-        let mut node =
-            Self { links, membership, peers: HashMap::new(), linked: BTreeSet::new(), path, outputs: VecDeque::new() };
+        let mut node = Self {
+            name,
+            links,
+            membership,
+            services,
+            peers: HashMap::new(),
+            linked: BTreeSet::new(),
+            path,
+            outputs: VecDeque::new(),
+            #[cfg(test)]
+            told: Vec::new(),
+        };
         node.settle(now);
         node
     }
@@ -171,12 +210,17 @@ impl Node {
         &self.membership
     }
 
+    pub(crate) fn registry_stats(&self) -> services::RegistryStats {
+        self.services.stats()
+    }
+
     pub(crate) fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.links.poll_timeout().into_iter().chain(self.membership.poll_timeout()).min()
+        let timeouts = [self.links.poll_timeout(), self.membership.poll_timeout(), self.services.poll_timeout()];
+        timeouts.into_iter().flatten().min()
     }
 
     /// Of whom [`Input::Heard`] is wanted before [`Node::handle_timeout`].
@@ -191,6 +235,10 @@ impl Node {
         }
         if self.membership.poll_timeout().is_some_and(|due| due <= now) {
             self.membership.handle_timeout(now);
+            self.settle(now);
+        }
+        if self.services.poll_timeout().is_some_and(|due| due <= now) {
+            self.services.handle_timeout(now);
             self.settle(now);
         }
     }
@@ -219,20 +267,31 @@ impl Node {
             Input::Heard { peer, at } => membership.handle(membership::Input::Heard { peer, at }, now),
             Input::SetMetadata { metadata } => membership.handle(membership::Input::SetMetadata { metadata }, now),
             Input::Publish { topic, body } => membership.handle(membership::Input::Publish { topic, body }, now),
-            Input::Leave => membership.handle(membership::Input::Leave, now),
+            Input::Leave => {
+                // Nobody is to wait for its vote.
+                self.services.handle(services::Input::Withdraw, now);
+                self.settle(now);
+                self.membership.handle(membership::Input::Leave, now);
+            }
             Input::Shutdown => links.handle(links::Input::Shutdown, now),
+            Input::Service(input) => self.services.handle(input, now),
         }
         self.settle(now);
     }
 
-    /// Carries what one machine does to the other, until neither has more to say. Links come first: membership is told of
-    /// every end and every beginning before what it said meanwhile is acted on.
+    /// Carries what one machine does to the others, until none has more to say. Links come first: the others are told of
+    /// every end and every beginning before what they said meanwhile is acted on.
     fn settle(&mut self, now: Instant) {
         loop {
             self.settle_links(now);
+            self.settle_services();
             let Some(output) = self.membership.poll_output() else { return };
             self.membership_did(output, now);
         }
+    }
+
+    fn settle_services(&mut self) {
+        self.outputs.extend(std::iter::from_fn(|| self.services.poll_output()).map(Output::Service));
     }
 
     fn settle_links(&mut self, now: Instant) {
@@ -242,42 +301,55 @@ impl Node {
     }
 
     fn links_did(&mut self, output: links::Output, now: Instant) {
-        let told = match &output {
+        let peer_of = |session| self.peers.get(session).map(|peer: &Linkable| peer.id.clone());
+        // What membership hears, and then the services.
+        let (member, service) = match &output {
             links::Output::SessionUp { session, peer } => {
                 let Peer { id, addresses, flags, .. } = &**peer;
                 let peer = Linkable { id: id.clone(), addresses: addresses.clone(), flags: *flags };
                 self.peers.insert(*session, peer);
-                None
+                (None, Some(services::Input::SessionUp { peer: id.clone() }))
             }
             links::Output::Activate { session, .. } => {
                 self.linked.insert(*session);
-                self.peers.get(session).map(|peer| peer.linked(self.path))
+                let peer = self.peers.get(session);
+                let linked = peer.map(|peer| services::Input::Linked { peer: peer.id.clone() });
+                (peer.map(|peer| peer.linked(self.path)), linked)
             }
             links::Output::SessionIdle { session, .. } => {
                 self.linked.remove(session);
-                let peer = self.peers.get(session);
-                peer.map(|peer| membership::Input::Unlinked { peer: peer.id.clone(), why: Unlinked::Idle })
+                let peer = peer_of(session);
+                let unlinked = peer.clone().map(|peer| membership::Input::Unlinked { peer, why: Unlinked::Idle });
+                (unlinked, peer.map(|peer| services::Input::Idle { peer }))
             }
             links::Output::SessionEnded { session, reason, .. } => {
                 self.linked.remove(session);
-                let peer = self.peers.remove(session);
-                peer.map(|peer| membership::Input::Unlinked { peer: peer.id, why: unlinked(*reason) })
+                let peer = self.peers.remove(session).map(|peer| peer.id);
+                let unlinked = peer.clone().map(|peer| membership::Input::Unlinked { peer, why: unlinked(*reason) });
+                (unlinked, peer.map(|peer| services::Input::SessionDown { peer, reason: *reason }))
             }
-            links::Output::GaveUp { peer, .. } | links::Output::NotDialable { peer } => {
-                Some(membership::Input::DialFailed { peer: peer.clone() })
+            links::Output::GaveUp { peer, .. } | links::Output::NotDialable { peer } => (
+                Some(membership::Input::DialFailed { peer: peer.clone() }),
+                Some(services::Input::DialFailed { peer: peer.clone() }),
+            ),
+            links::Output::Renewed { id } => {
+                let renewed = membership::Input::Renewed { id: id.clone() };
+                (Some(renewed), Some(services::Input::Renewed { id: id.clone() }))
             }
-            links::Output::Renewed { id } => Some(membership::Input::Renewed { id: id.clone() }),
             links::Output::Dial { .. }
             | links::Output::Accept { .. }
             | links::Output::Refuse { .. }
             | links::Output::Stop { .. }
             | links::Output::Close { .. }
             | links::Output::Check { .. }
-            | links::Output::Conflict { .. } => None,
+            | links::Output::Conflict { .. } => (None, None),
         };
         self.outputs.push_back(Output::Link(output));
-        if let Some(told) = told {
+        if let Some(told) = member {
             self.membership.handle(told, now);
+        }
+        if let Some(told) = service {
+            self.tell(told, now);
         }
     }
 
@@ -303,6 +375,7 @@ impl Node {
                     self.links.handle(links::Input::Over { life, reason }, now);
                     self.settle_links(now);
                 }
+                self.tell_services(&event, now);
                 Output::Event(event)
             }
             membership::Output::Send { to, way, rank, packet } => Output::Send { to, way, rank, packet },
@@ -311,6 +384,36 @@ impl Node {
             membership::Output::GoodbyeSaid => Output::GoodbyeSaid,
         };
         self.outputs.push_back(output);
+    }
+
+    fn tell(&mut self, input: services::Input, now: Instant) {
+        #[cfg(test)]
+        self.told.push((self.outputs.len(), input.clone()));
+        self.services.handle(input, now);
+    }
+
+    /// What they do about it comes out before the event.
+    fn tell_services(&mut self, event: &MemberEvent, now: Instant) {
+        let gone = match event {
+            MemberEvent::Died { member, .. } => Some((&member.id, Departure::Died)),
+            MemberEvent::Left(member) => Some((&member.id, Departure::Left)),
+            MemberEvent::Replaced { old, .. } => Some((old, Departure::Replaced)),
+            MemberEvent::Forgotten(node) => Some((node, Departure::Forgotten)),
+            _ => None,
+        };
+        let live = match event {
+            MemberEvent::Joined(member) | MemberEvent::Returned(member) | MemberEvent::Replaced { member, .. } => {
+                Some(&member.id)
+            }
+            _ => None,
+        };
+        if let Some((node, how)) = gone.filter(|(node, _)| *node.name() != self.name) {
+            self.tell(services::Input::Gone { node: node.clone(), how }, now);
+        }
+        if let Some(node) = live.filter(|node| *node.name() != self.name) {
+            self.tell(services::Input::Live { node: node.clone() }, now);
+        }
+        self.settle_services();
     }
 }
 

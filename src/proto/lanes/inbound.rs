@@ -232,6 +232,11 @@ impl<T> Inbound<T> {
         Ok(())
     }
 
+    /// The number of the message that is delivered next in this mailbox's lane.
+    pub(crate) fn next_number(&self, mailbox: u64) -> u64 {
+        self.lanes.get(&mailbox).map_or(0, |lane| lane.next)
+    }
+
     /// How many messages have been delivered.
     pub(crate) fn delivered(&self) -> u64 {
         self.delivered

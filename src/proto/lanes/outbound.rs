@@ -3,7 +3,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, VecDeque};
 
-use super::{Grant, MESSAGE_COST, Recent, Short};
+use super::{Grant, MESSAGE_COST, Recent, Short, copies_cost};
 use crate::id::BySerial;
 
 /// How many closed mailboxes of the peer are remembered, so that a send to one fails at once. Forgetting one costs a
@@ -184,6 +184,37 @@ impl<T> Outbound<T> {
         Offered::Waits(ticket)
     }
 
+    /// Takes one message to several mailboxes, where that needs no waiting: what became of each, in their order. The copies
+    /// travel as one frame, which takes [`copies_cost`] of the room.
+    pub(crate) fn offer_copies(
+        &mut self,
+        mailboxes: &[u64],
+        body: usize,
+        bulk: bool,
+        outputs: &mut Vec<Output<T>>,
+    ) -> Vec<Offered> {
+        let used = if bulk { self.bulk.used } else { self.small.used };
+        let offered: Vec<_> = mailboxes
+            .iter()
+            .map(|mailbox| {
+                let offer = Offer { mailbox: *mailbox, body, bulk, wait: false };
+                let offered = self.offer(offer, || unreachable!("nobody waits"), outputs);
+                // Together they take the room once.
+                *self.room(bulk) = used;
+                offered
+            })
+            .collect();
+        let accepted = offered.iter().filter(|offered| matches!(offered, Offered::Accepted(_))).count();
+        if accepted > 0 {
+            *self.room(bulk) += copies_cost(body, accepted);
+        }
+        offered
+    }
+
+    fn room(&mut self, bulk: bool) -> &mut u64 {
+        if bulk { &mut self.bulk.used } else { &mut self.small.used }
+    }
+
     /// Takes a waiting message back. Returns `None` when it was accepted before.
     pub(crate) fn cancel(&mut self, mailbox: u64, ticket: Ticket, outputs: &mut Vec<Output<T>>) -> Option<T> {
         let lane = self.lanes.get_mut(&mailbox)?;
@@ -202,6 +233,11 @@ impl<T> Outbound<T> {
             lane.remove();
             self.rich.remove(&mailbox);
         }
+    }
+
+    /// The number that the next message for this mailbox has: all that were accepted come before it.
+    pub(crate) fn next_number(&self, mailbox: u64) -> u64 {
+        self.lanes.get(&mailbox).map_or(0, |lane| lane.next)
     }
 
     /// The peer raised a mailbox's limit.

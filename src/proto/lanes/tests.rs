@@ -111,6 +111,44 @@ fn a_full_buffer_holds_back_and_its_emptying_lets_go() {
     assert!(matches!(&out[..], [Output::Write(Accepted { mailbox: 2, .. })]), "{out:?}");
 }
 
+/// Of what is offered to many, each takes what it has credit for, and has the number that is next there.
+#[test]
+fn copies_go_where_there_is_credit() {
+    let mut out = Vec::new();
+    let mut lanes = outbound();
+    let body = (LIMITS.window - MESSAGE_COST) as usize;
+    assert_eq!(lanes.offer(offer(2, 0, false), &mut out), Offered::Accepted(0));
+    let Offered::Waits(_) = lanes.offer(offer(3, 3000, true), &mut out) else { panic!() };
+    lanes.closed(4, &mut out);
+    out.clear();
+    let offered = lanes.0.offer_copies(&[1, 2, 3, 4], body - MESSAGE_COST as usize, false, &mut out);
+    assert_eq!(offered, [Offered::Accepted(0), Offered::Accepted(1), Offered::Full, Offered::Closed]);
+    assert_eq!(out, []);
+    // That was all for 2, and but for one message all for 1.
+    assert_eq!(lanes.0.offer_copies(&[1, 2], 0, false, &mut out), [Offered::Accepted(1), Offered::Full]);
+    assert_eq!(out, [Output::Need { mailbox: 2, seq: 1, sent: LIMITS.window, limit: LIMITS.window + MESSAGE_COST }]);
+}
+
+/// All copies of a frame take the room of one; when there is none, none goes, though all have credit.
+#[test]
+fn copies_take_the_room_of_one_frame() {
+    let mut out = Vec::new();
+    let mut lanes = Sender(Outbound::new(1_000_000, 100, 1000, 1000));
+    let (all, frame) = (Vec::from_iter(1..=50), copies_cost(100, 50));
+    assert!(lanes.0.offer_copies(&all, 100, false, &mut out).iter().all(|offered| *offered == Offered::Accepted(0)));
+    let full = vec![Offered::Full; 50];
+    assert_eq!(lanes.0.offer_copies(&all, 100, false, &mut out), full, "{frame} bytes are more than all room");
+    assert_eq!(lanes.0.offer_copies(&all, 100, true, &mut out).len(), 50, "bulk has its own room");
+    lanes.written(frame - 1000, false, &mut out);
+    assert_eq!(lanes.0.offer_copies(&all, 100, false, &mut out), full, "to the last byte");
+    lanes.written(1, false, &mut out);
+    assert_eq!(lanes.0.offer_copies(&all[..1], 100, false, &mut out), [Offered::Accepted(2)]);
+    lanes.written(999 + copies_cost(100, 1), false, &mut out);
+    assert_eq!(lanes.offer(offer(51, 999 - MESSAGE_COST as usize, false), &mut out), Offered::Accepted(0));
+    assert_eq!(lanes.offer(offer(51, 0, false), &mut out), Offered::Accepted(1), "all was given back");
+    assert_eq!(lanes.offer(offer(51, 0, false), &mut out), Offered::Full);
+}
+
 #[test]
 fn a_lane_too_many_is_refused_before_it_is_sent() {
     let mut out = Vec::new();

@@ -1,7 +1,9 @@
 //! Each way from one machine to the other. What the machines do by themselves is tested beside them.
 
 use super::*;
+use crate::proto::founding::Plan;
 use crate::proto::membership::{Lifeguard, MemberState};
+use crate::proto::{registry, replication};
 use crate::wire::membership::{Introduction, Life, Swim};
 
 const PATH: Path = Path { rtt: Duration::from_millis(1), datagram_max: 1162 };
@@ -16,7 +18,10 @@ struct Side {
 fn a_node_is_its_own_first_member() {
     let mut side = side();
     let outputs = side.drain();
-    assert!(matches!(&outputs[..], [Output::Event(MemberEvent::Joined(own))] if own.id == life("a@h:1", 1)));
+    // It founds its cluster: whatever services say of that comes before, too.
+    let ready = outputs.iter().position(|output| matches!(output, Output::Service(services::Output::Ready)));
+    let own = |event: &Output| matches!(event, Output::Event(MemberEvent::Joined(own)) if own.id == life("a@h:1", 1));
+    assert!(ready.is_some() && outputs.iter().filter(|output| own(output)).count() == 1, "{outputs:?}");
 }
 
 /// The session is told first, then its link, then the member that came with it, and only then what it is sent.
@@ -26,6 +31,8 @@ fn a_link_that_serves_makes_a_member() {
     side.drain();
     let link = side.greeted("b@h:1", 7);
     let outputs = side.handle(Input::Ready { link, path: PATH });
+    // The services say something of their own to the new peer.
+    let outputs: Vec<_> = outputs.into_iter().filter(|output| !matches!(output, Output::Service(_))).collect();
     let [up, active, joined, sent @ ..] = &outputs[..] else { panic!("{outputs:?}") };
     assert!(matches!(up, Output::Link(links::Output::SessionUp { .. })), "{up:?}");
     assert!(matches!(active, Output::Link(links::Output::Activate { .. })), "{active:?}");
@@ -208,7 +215,121 @@ fn what_users_ask_of_membership_arrives_there() {
     assert!(matches!(&outputs[..], [Output::Fact { from, .. }] if *from == life("a@h:1", 1)), "{outputs:?}");
 }
 
+/// In the order in which it happened, whatever membership makes of it.
+#[test]
+fn services_hear_of_a_session_from_its_beginning_to_its_end() {
+    let mut side = side();
+    let b = life("b@h:1", 7);
+    let link = side.greeted("b@h:1", 7);
+    assert!(side.told().is_empty(), "nobody is there yet");
+    side.handle(Input::Ready { link, path: PATH });
+    assert_eq!(side.told(), ["session up b@h:1/7", "linked b@h:1/7", "live b@h:1/7"]);
+    side.handle(Input::Stopping { link });
+    side.handle(Input::Closed { link, code: Some(Code::IDLE) });
+    assert_eq!(side.told(), ["idle b@h:1/7"]);
+    let link = side.greeted("b@h:1", 7);
+    side.handle(Input::Ready { link, path: PATH });
+    assert_eq!(side.told(), ["linked b@h:1/7"]);
+    side.handle(Input::Closed { link, code: Some(Code::PROTOCOL) });
+    assert_eq!(side.told(), ["session down b@h:1/7 Protocol"]);
+    assert!(side.node.membership().member(b.name()).is_some(), "a session is not a life");
+}
+
+#[test]
+fn services_hear_of_dials_that_came_to_nothing() {
+    let mut side = side();
+    side.drain();
+    let outputs = side.handle(Input::Want { peer: name("b@h:1"), urgent: true });
+    let [link] = dials(&outputs)[..] else { panic!("{outputs:?}") };
+    side.handle(Input::Closed { link, code: None });
+    assert_eq!(side.told(), ["dial failed b@h:1"]);
+}
+
+/// Its session is over by then, and the event comes last: whoever acts on it finds no names of the dead.
+#[test]
+fn services_hear_of_a_death_before_anybody_else() {
+    let mut side = side();
+    side.up("b@h:1", 7);
+    side.told();
+    let outputs = side.until(|output| matches!(output, Output::Event(MemberEvent::Died { .. })));
+    let told = side.told_at();
+    let ended = outputs.len() - 2;
+    let is_end = matches!(&outputs[ended], Output::Link(links::Output::SessionEnded { .. }));
+    assert!(is_end, "{outputs:?}");
+    let last: Vec<_> = told.iter().map(|(_, told)| told.as_str()).collect();
+    assert_eq!(last, ["session down b@h:1/7 Dead", "gone b@h:1/7 Died"]);
+    // Of the outputs since the last drain, which ended with the death.
+    let before = |at: usize| told[at].0;
+    assert_eq!(before(0), before(1), "nothing is done between the end and the death but what the services do");
+
+    let link = side.greeted("b@h:1", 7);
+    side.handle(Input::Ready { link, path: PATH });
+    let told = side.told();
+    assert_eq!(told[..2], ["session up b@h:1/7", "linked b@h:1/7"], "{told:?}");
+}
+
+#[test]
+fn services_hear_of_members_that_nobody_here_has_met() {
+    let mut side = side();
+    side.up("c@h:1", 7);
+    side.told();
+    side.introduce("c@h:1", &life("b@h:1", 7), Life::Alive);
+    assert_eq!(side.told(), ["live b@h:1/7"]);
+    side.now += Duration::from_secs(3);
+    side.introduce("c@h:1", &life("b@h:1", 9), Life::Alive);
+    assert_eq!(side.told(), ["gone b@h:1/7 Replaced", "live b@h:1/9"]);
+    side.introduce("c@h:1", &life("b@h:1", 9), Life::Left);
+    assert_eq!(side.told(), ["gone b@h:1/9 Left"]);
+    side.until(|output| matches!(output, Output::Event(MemberEvent::Forgotten(node)) if *node == life("b@h:1", 9)));
+    let told = side.told();
+    assert_eq!(told.iter().filter(|told| told.contains("b@h:1")).collect::<Vec<_>>(), ["gone b@h:1/9 Forgotten"]);
+}
+
+#[test]
+fn the_session_of_a_life_that_was_replaced_ends_before_services_hear_of_it() {
+    let mut side = side();
+    side.up("b@h:1", 7);
+    side.up("c@h:1", 7);
+    side.told();
+    side.now += Duration::from_secs(3);
+    side.introduce("c@h:1", &life("b@h:1", 9), Life::Alive);
+    let told = side.told();
+    assert_eq!(told, ["session down b@h:1/7 Superseded", "gone b@h:1/7 Replaced", "live b@h:1/9"]);
+}
+
+/// It is told of its new life, and of no death of its own.
+#[test]
+fn services_hear_of_a_new_incarnation() {
+    let mut side = side();
+    assert!(side.told().is_empty(), "a node is no news to itself");
+    side.up("b@h:1", 7);
+    side.told();
+    side.handle(Input::ToldStale { known: 4 });
+    let told = side.told();
+    assert_eq!(told, ["session down b@h:1/7 Renewed", "renewed a@h:1/5"]);
+}
+
 impl Side {
+    /// What the services were told since they were asked last, each with the number of outputs before it.
+    fn told_at(&mut self) -> Vec<(usize, String)> {
+        let of = |input| match input {
+            services::Input::SessionUp { peer } => format!("session up {}", short(&peer)),
+            services::Input::Linked { peer } => format!("linked {}", short(&peer)),
+            services::Input::Idle { peer } => format!("idle {}", short(&peer)),
+            services::Input::SessionDown { peer, reason } => format!("session down {} {reason:?}", short(&peer)),
+            services::Input::DialFailed { peer } => format!("dial failed {peer}"),
+            services::Input::Live { node } => format!("live {}", short(&node)),
+            services::Input::Gone { node, how } => format!("gone {} {how:?}", short(&node)),
+            services::Input::Renewed { id } => format!("renewed {}", short(&id)),
+            other => panic!("{other:?} is none of links and members"),
+        };
+        std::mem::take(&mut self.node.told).into_iter().map(|(at, input)| (at, of(input))).collect()
+    }
+
+    fn told(&mut self) -> Vec<String> {
+        self.told_at().into_iter().map(|(_, told)| told).collect()
+    }
+
     fn drain(&mut self) -> Vec<Output> {
         std::iter::from_fn(|| self.node.poll_output()).collect()
     }
@@ -225,7 +346,7 @@ impl Side {
 
     /// Lets time pass until this is done, and returns all that was done with it.
     fn until(&mut self, is_done: impl Fn(&Output) -> bool) -> Vec<Output> {
-        let end = self.now + Duration::from_secs(60);
+        let end = self.now + Duration::from_secs(3600);
         loop {
             self.now = self.node.poll_timeout().expect("membership always has something to do").max(self.now);
             assert!(self.now < end, "it does not happen");
@@ -289,6 +410,10 @@ impl Side {
     }
 }
 
+fn short(id: &NodeId) -> String {
+    format!("{}/{}", id.name(), id.incarnation())
+}
+
 fn dials(outputs: &[Output]) -> Vec<LinkId> {
     let dial = |output: &Output| match output {
         Output::Link(links::Output::Dial { link, .. }) => Some(*link),
@@ -327,7 +452,8 @@ fn side() -> Side {
     };
     let limits = Limits { backoff_min: second / 10, backoff_max: 5 * second, peers_max: 10, remembered_max: 100 };
     let id = life("a@h:1", 1);
-    let setup = Setup { id, fingerprint: [1; 32], limits, profile: Profile::default(), params, seed: 1 };
+    let setup =
+        Setup { id, fingerprint: [1; 32], limits, profile: Profile::default(), params, services: services(), seed: 1 };
     // Any moment: only what is between two of them counts.
     let now = Instant::now();
     Side { node: Node::new(setup, now), now }
@@ -339,4 +465,31 @@ fn name(text: &str) -> NodeName {
 
 fn life(text: &str, incarnation: u64) -> NodeId {
     NodeId::new(name(text), incarnation)
+}
+
+/// Of a node that founds its cluster.
+fn services() -> services::Setup {
+    let second = Duration::from_secs(1);
+    services::Setup {
+        scopes: Vec::new(),
+        plan: Plan::Found,
+        settle: second,
+        registry: registry::Params {
+            rule: registry::Rule::Oldest,
+            patience: second,
+            barrier: 2 * second,
+            grant_kept: 10 * second,
+            names_max: 100,
+            claims_max: 100,
+            is_client: false,
+        },
+        replication: replication::Limits {
+            owner_max: 100,
+            total_max: 1000,
+            tombstones_max: 10,
+            window: 64 * 1024,
+            sync_interval: second,
+        },
+        watches_max: 100,
+    }
 }
