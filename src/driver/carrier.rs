@@ -1,7 +1,7 @@
 //! One link at work for a session: its clock, its writers, its readers.
 //!
 //! ```text
-//!  Session ──take──▶ writers: control · lanes · calls · bodies ──▶ streams      one task each, started when first needed
+//!  Session ──take──▶ writers: control · lanes · calls · services · bodies ──▶ streams   one task each, started when needed
 //!  Session ◀─receive── readers: one per stream of the peer ◀───── streams      they never wait for a mailbox
 //!  node task ──▶ packets ──▶ datagrams, one at a time · a stream for what they cannot hold
 //!  node task ◀── packets ◀── datagrams · streams                               they wait for nothing but their own link's
@@ -29,9 +29,10 @@ use crate::proto::links::LinkId;
 use crate::proto::membership::{Path, Rank, Way};
 use crate::transport::Link;
 use crate::transport::link::{DatagramError, Receiver, Sender, StreamError};
+use crate::wire::services::{NUMBERED_MAX, is_background, numbered};
 use crate::wire::{
     CONTROL_MAX, CallFrame, CallHead, Code, Control, Frame, LaneFrame, OVERHEAD_MAX, SKIPPABLE, Splitter, StreamKind,
-    packet, put_message_head, put_packet, put_schema,
+    packet, put_packet,
 };
 
 /// Pings of users are told from the clock's own by their numbers.
@@ -82,7 +83,7 @@ pub(crate) struct Carrier {
     /// Packets of membership.
     packets: Outgoing,
     doorway: Doorway,
-    /// One per channel: lanes, call streams, writers of bodies, writers of large calls, and the one of packets.
+    /// One per channel: lanes, call streams, services, writers of bodies, writers of large calls, and the one of packets.
     channels: Vec<Notify>,
     /// Which channels have been signalled once, so that their writers are to run.
     started: AtomicU64,
@@ -142,7 +143,7 @@ impl Carrier {
             lost_after: config.link_lost_after,
             idle: if is_kept { Idle::Keep(config.keep_alive) } else { Idle::Close(config.idle_close) },
         };
-        let writers = config.lanes + config.call_streams;
+        let writers = session.channels();
         let bodies = writers..writers + config.bulk_streams;
         let large_calls = bodies.end..bodies.end + config.bulk_streams;
         let membership = large_calls.end;
@@ -156,7 +157,7 @@ impl Carrier {
             control: Mutex::default(),
             control_ready: Notify::new(),
             packets: Outgoing::default(),
-            doorway: shared.arrivals.doorway(session.peer.clone()),
+            doorway: shared.arrivals.doorway(session.peer.clone(), session.id),
             channels: (0..=membership).map(|_| Notify::new()).collect(),
             started: AtomicU64::new(0),
             start: Notify::new(),
@@ -463,7 +464,6 @@ async fn write_datagrams(carrier: Arc<Carrier>) {
 
 fn start_writers(carrier: &Arc<Carrier>, tasks: &mut JoinSet<()>) {
     let wanted = carrier.started.load(Ordering::Relaxed);
-    let Some(lanes) = carrier.shared.upgrade().map(|shared| shared.config.lanes) else { return };
     let mut finishing = lock(&carrier.finishing);
     if finishing.begun {
         return;
@@ -481,8 +481,7 @@ fn start_writers(carrier: &Arc<Carrier>, tasks: &mut JoinSet<()>) {
             } else if carrier.large_calls.contains(&channel) {
                 write_large_calls(&carrier, channel).await
             } else {
-                let kind = if channel < lanes { StreamKind::Lane } else { StreamKind::Calls };
-                write_channel(&carrier, channel, kind).await
+                write_channel(&carrier, channel).await
             };
             writer_ended(&carrier, result);
         });
@@ -513,9 +512,10 @@ fn writer_ended(carrier: &Carrier, result: Result<(), StreamError>) {
     }
 }
 
-/// Writes one lane or call stream: all that waits, in one piece, again and again.
-async fn write_channel(carrier: &Carrier, channel: usize, kind: StreamKind) -> Result<(), StreamError> {
+/// Writes one lane or call stream, or that of the services: all that waits, in one piece, again and again.
+async fn write_channel(carrier: &Carrier, channel: usize) -> Result<(), StreamError> {
     let session = &carrier.session;
+    let kind = session.kind_of(channel);
     let mut stream = None;
     let mut declared = 0;
     let mut bytes = Vec::new();
@@ -525,11 +525,14 @@ async fn write_channel(carrier: &Carrier, channel: usize, kind: StreamKind) -> R
             Take::Detached => break,
             Take::Empty => carrier.channels[channel].notified().await,
             Take::Bytes { cost } => {
-                carrier.wrote();
+                // What nobody waits for does not keep a link open.
+                if kind != StreamKind::Services || cost > 0 {
+                    carrier.wrote();
+                }
                 let stream = match &mut stream {
                     Some(stream) => stream,
                     none => {
-                        let priority = if kind == StreamKind::Calls { CALL_PRIORITY } else { 0 };
+                        let priority = if kind == StreamKind::Lane { 0 } else { CALL_PRIORITY };
                         none.insert(carrier.open(kind, priority).await?)
                     }
                 };
@@ -592,18 +595,14 @@ async fn write_bodies(carrier: &Carrier, channel: usize) -> Result<(), StreamErr
         match session.take_body(carrier.id) {
             Err(()) => return Ok(()),
             Ok(None) => carrier.channels[channel].notified().await,
-            Ok(Some(OwnStream { schema, message })) => {
+            Ok(Some(OwnStream { head, body, cost })) => {
                 carrier.wrote();
-                let mut head = Vec::new();
-                put_schema(&mut head, message.head.schema, &schema);
-                put_message_head(&mut head, &message.head, message.body.len());
-                let size = message.body.len();
                 let mut stream = carrier.open(StreamKind::Body, 0).await?;
                 stream.write(&head).await?;
-                stream.write_chunk(message.body).await?;
+                stream.write_chunk(body).await?;
                 // QUIC would take body after body into its buffers, and share the path among all of them.
                 stream.finish_and_wait().await?;
-                session.body_written(size);
+                session.body_written(cost);
             }
         }
     }
@@ -717,7 +716,11 @@ async fn accept_streams(carrier: Arc<Carrier>, mut control: Option<(Receiver, Sp
             let Some((kind, rest)) = first.split_first() else { return };
             match StreamKind::from_byte(*kind) {
                 Some(kind) if kind != StreamKind::Control => {
-                    let max = if kind == StreamKind::Membership { CONTROL_MAX } else { message_max + OVERHEAD_MAX };
+                    let max = match kind {
+                        StreamKind::Membership => CONTROL_MAX,
+                        StreamKind::Services => NUMBERED_MAX,
+                        _ => message_max + OVERHEAD_MAX,
+                    };
                     let mut splitter = Splitter::new(max);
                     splitter.push(first.slice_ref(rest));
                     read(Reader::new(stream, splitter, frame_timeout, carrier), kind).await;
@@ -812,10 +815,10 @@ impl Reader {
     /// `Err(None)` when the link ended.
     async fn read_frames(&mut self, kind: StreamKind) -> Result<(), Option<Code>> {
         loop {
-            if kind == StreamKind::Membership {
-                self.hand_over_packets().await.map_err(Some)?;
-            } else {
-                self.handle_frames(kind).map_err(Some)?;
+            match kind {
+                StreamKind::Membership => self.hand_over_packets().await.map_err(Some)?,
+                StreamKind::Services => self.hand_over_services().await.map_err(Some)?,
+                _ => self.handle_frames(kind).map_err(Some)?,
             }
             let is_open = match self.read_on().await {
                 // The one frame of such a stream is taken back.
@@ -829,7 +832,7 @@ impl Reader {
             {
                 let mut clock = lock(&self.carrier.clock);
                 match kind {
-                    StreamKind::Control => clock.heard(now),
+                    StreamKind::Control | StreamKind::Services => clock.heard(now),
                     StreamKind::Membership => {
                         clock.heard(now);
                         clock.touched(now);
@@ -918,7 +921,7 @@ impl Reader {
                 delivery.finish().and(delivered)
             }
             StreamKind::Calls | StreamKind::LargeCall => self.handle_calls(kind),
-            StreamKind::Membership => Ok(()),
+            StreamKind::Membership | StreamKind::Services => Ok(()),
         }
     }
 
@@ -927,6 +930,19 @@ impl Reader {
         while let Some(frame) = self.next_frame()? {
             if let Some(packet) = packet(frame).map_err(wire_code)? {
                 self.carrier.doorway.hand_over(packet, || self.carrier.path()).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for service frames, which are handed over in the order of their numbers, whatever link they came on.
+    async fn hand_over_services(&mut self) -> Result<(), Code> {
+        while let Some(frame) = self.next_frame()? {
+            if let Some((number, frame)) = numbered(frame).map_err(wire_code)? {
+                if !is_background(&frame) {
+                    lock(&self.carrier.clock).received(now());
+                }
+                self.carrier.session.receive_service(number, frame, &self.carrier.doorway).await?;
             }
         }
         Ok(())
@@ -976,10 +992,15 @@ impl Carrier {
             Control::Short { seq, on } => session.peer_is_short(Short { seq, on }),
             Control::Spare => session.peer_is_pressed(),
             Control::Refused { reason, messages } => session.refusals.add(reason, messages),
+            Control::Delivered { id, closed } => session.copies_delivered(id, closed)?,
             Control::Ping { seq } => {
                 // A peer that asks faster than its answers leave waits for them.
                 if lock(&self.control).len() > CONTROL_MAX {
                     return Err(Code::LIMIT);
+                }
+                if seq < USER_PINGS {
+                    // Whoever waits for something asks again and again, and is not to wait without a link.
+                    self.touched();
                 }
                 self.push_control(Control::Pong { seq });
             }

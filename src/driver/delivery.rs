@@ -13,7 +13,7 @@ use super::mailboxes::Inbox;
 use super::session::{In, SCHEMAS_MAX, Session};
 use crate::proto::lanes::{self, MESSAGE_COST};
 use crate::trace::Trace;
-use crate::wire::{Code, LaneFrame, MessageHead, Schema};
+use crate::wire::{Code, CopiesFrame, CopiesHead, LaneFrame, MessageHead, Schema};
 
 /// Below this, a received body is copied out: a slice would pin the whole buffer that it arrived in.
 pub(super) const COPY_BELOW: usize = 4096;
@@ -84,6 +84,8 @@ pub(super) struct Delivery<'a> {
     to: Option<(u64, Arc<dyn Inbox>)>,
     /// Mailboxes that do not exist.
     closes: Vec<u64>,
+    /// The frames of copies that have come, each with those of its mailboxes that do not exist.
+    delivered: Vec<(u64, Vec<u64>)>,
 }
 
 impl Session {
@@ -95,7 +97,7 @@ impl Session {
             // Whoever ended the session closes the link.
             return Err(Code::STALE_LINK);
         }
-        Ok(Delivery { session: self, shared, inn, to: None, closes: Vec::new() })
+        Ok(Delivery { session: self, shared, inn, to: None, closes: Vec::new(), delivered: Vec::new() })
     }
 }
 
@@ -123,9 +125,32 @@ impl Delivery<'_> {
                 let small = message.body.len() < COPY_BELOW;
                 let body = if small { Bytes::copy_from_slice(&message.body) } else { message.body };
                 let cost = cost(body.len());
-                self.receive(message.head, 1, cost, body, Box::default())
+                self.receive(message.head, 1, cost, body, Box::default()).map(drop)
+            }
+            LaneFrame::Copies(CopiesFrame { head, body }) => {
+                self.flush()?;
+                self.copies(head, body)
             }
         }
+    }
+
+    /// Takes one message to several mailboxes, which share its body.
+    fn copies(&mut self, head: CopiesHead, body: Bytes) -> Result<(), Code> {
+        if body.len() > self.shared.config.message_max {
+            return Err(Code::FRAME_TOO_LARGE);
+        }
+        let small = body.len() < COPY_BELOW;
+        let body = if small { Bytes::copy_from_slice(&body) } else { body };
+        let CopiesHead { id, schema, trace, to } = head;
+        let mut closed = Vec::new();
+        for (mailbox, number) in to {
+            let head = MessageHead { mailbox, number, schema, trace };
+            if !self.receive(head, 1, cost(body.len()), body.clone(), Box::default())? {
+                closed.push(mailbox);
+            }
+        }
+        self.delivered.push((id, closed));
+        Ok(())
     }
 
     /// Takes a message with a body that is copied.
@@ -163,9 +188,10 @@ impl Delivery<'_> {
         let ends = if messages == 1 { Box::default() } else { Box::from(&run.ends[..]) };
         run.bodies.clear();
         run.ends.clear();
-        self.receive(head, messages as u64, cost, bodies, ends)
+        self.receive(head, messages as u64, cost, bodies, ends).map(drop)
     }
 
+    /// Receives messages; false when their mailbox does not exist.
     fn receive(
         &mut self,
         head: MessageHead,
@@ -173,7 +199,7 @@ impl Delivery<'_> {
         cost: u64,
         bodies: Bytes,
         ends: Box<[u32]>,
-    ) -> Result<(), Code> {
+    ) -> Result<bool, Code> {
         let MessageHead { mailbox, number, schema, trace } = head;
         let inn = &mut *self.inn;
         let known = usize::try_from(schema).ok().and_then(|id| inn.schemas.get(id)?.as_ref());
@@ -188,12 +214,13 @@ impl Delivery<'_> {
             if inn.lanes.refuse(mailbox) {
                 self.closes.push(mailbox);
             }
-            return Ok(());
+            return Ok(false);
         }
         let from = self.session.clone();
         let letter = Letter { schema, trace: trace.map(Box::new), from, bodies, ends, read: 0 };
         let arrived = lanes::Arrived { mailbox, number, messages, cost, item: letter };
-        inn.lanes.receive(arrived, &mut inn.ready).map_err(|violation| self.session.broken(violation))
+        let received = inn.lanes.receive(arrived, &mut inn.ready);
+        received.map(|()| true).map_err(|violation| self.session.broken(violation))
     }
 
     /// Hands everything to the mailboxes.
@@ -202,9 +229,14 @@ impl Delivery<'_> {
         if let Some((_, inbox)) = self.to.take() {
             inbox.deliver(&mut self.inn.ready);
         }
-        let Self { session, inn, closes, .. } = self;
+        let due = self.inn.due_notices();
+        let Self { session, shared, inn, closes, delivered, .. } = self;
         drop(inn);
+        due.into_iter().for_each(|(watch, fate)| shared.monitors.deliver(watch, fate));
         flushed?;
-        if closes.is_empty() { Ok(()) } else { session.refuse_mailboxes(&closes) }
+        if !closes.is_empty() {
+            session.refuse_mailboxes(&closes)?;
+        }
+        if delivered.is_empty() { Ok(()) } else { session.answer_copies(delivered) }
     }
 }

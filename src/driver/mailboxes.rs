@@ -1,9 +1,9 @@
 //! The mailboxes of one node.
 
 use std::any::Any;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
 
 use tokio::sync::{Semaphore, TryAcquireError};
@@ -59,9 +59,17 @@ pub(crate) trait Inbox: Send + Sync {
 /// The open mailboxes of a node, by serial. Serials are never used twice.
 #[derive(Default)]
 pub(crate) struct Mailboxes {
-    open: RwLock<BySerial<Arc<dyn Inbox>>>,
+    open: RwLock<BySerial<Open>>,
+    /// Tracked ones that are closed, of which the node task is about to hear.
+    closing: Mutex<BTreeSet<u64>>,
     last: AtomicU64,
     is_closed: std::sync::atomic::AtomicBool,
+}
+
+struct Open {
+    inbox: Arc<dyn Inbox>,
+    /// The node task is to be told when it closes.
+    is_tracked: bool,
 }
 
 impl std::fmt::Debug for Mailboxes {
@@ -80,8 +88,8 @@ impl Mailboxes {
             bytes,
             least: bytes / messages,
         });
-        let mut open = self.open.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        open.insert(serial, queue.clone());
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        open.insert(serial, Open { inbox: queue.clone(), is_tracked: false });
         drop(open);
         // A node that has shut down opens only closed mailboxes.
         if self.is_closed.load(Ordering::Acquire) {
@@ -90,19 +98,43 @@ impl Mailboxes {
         (serial, queue)
     }
 
-    pub(crate) fn inbox(&self, serial: u64) -> Option<Arc<dyn Inbox>> {
-        self.open.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(&serial).cloned()
+    /// Whoever closes this mailbox is to tell the node task. False when it is closed.
+    pub(crate) fn track(&self, serial: u64) -> bool {
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        open.get_mut(&serial).map(|open| open.is_tracked = true).is_some()
     }
 
-    pub(crate) fn remove(&self, serial: u64) {
-        self.open.write().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&serial);
+    pub(crate) fn inbox(&self, serial: u64) -> Option<Arc<dyn Inbox>> {
+        self.open.read().unwrap_or_else(PoisonError::into_inner).get(&serial).map(|open| open.inbox.clone())
+    }
+
+    /// Forgets a mailbox; whether the node task is to be told.
+    pub(crate) fn remove(&self, serial: u64) -> bool {
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        let is_tracked = open.remove(&serial).is_some_and(|open| open.is_tracked);
+        if is_tracked {
+            // Under the lock of the open ones: it is never in neither.
+            lock(&self.closing).insert(serial);
+        }
+        is_tracked
+    }
+
+    /// Whether the node task is about to hear how this mailbox closed.
+    pub(crate) fn is_closing(&self, serial: u64) -> bool {
+        lock(&self.closing).contains(&serial)
+    }
+
+    /// The node task has heard of it.
+    pub(crate) fn closed(&self, serial: u64) {
+        lock(&self.closing).remove(&serial);
     }
 
     pub(crate) fn close_all(&self) {
         self.is_closed.store(true, Ordering::Release);
-        let open: Vec<_> =
-            self.open.read().unwrap_or_else(std::sync::PoisonError::into_inner).values().cloned().collect();
-        open.iter().for_each(|inbox| inbox.close());
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let inboxes: Vec<_> = open.values().map(|open| open.inbox.clone()).collect();
+        drop(open);
+        inboxes.iter().for_each(|inbox| inbox.close());
     }
 }
 
@@ -136,6 +168,30 @@ pub(crate) enum Entry<T> {
     },
     /// From a peer, as bytes; one or more.
     Letter(Letter),
+    /// The notice of a monitor.
+    Notice(Notice<T>),
+}
+
+/// Makes a message of a notice, when it is read. Nothing when nobody wants it any more.
+pub(crate) struct Notice<T>(Mutex<Make<T>>);
+
+type Make<T> = Box<dyn FnOnce() -> Option<T> + Send>;
+
+impl<T> Notice<T> {
+    pub(crate) fn new(make: impl FnOnce() -> Option<T> + Send + 'static) -> Self {
+        // Never locked: it lets threads share a mailbox whatever the closure holds.
+        Self(Mutex::new(Box::new(make)))
+    }
+
+    pub(crate) fn into_message(self) -> Option<T> {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)()
+    }
+}
+
+impl<T> std::fmt::Debug for Notice<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Notice")
+    }
 }
 
 /// Why a message of this node did not fit.
@@ -187,6 +243,20 @@ impl<T: Send + 'static> Queue<T> {
             reader.wake();
         }
         Ok(())
+    }
+
+    /// Delivers a notice, which takes no room: each was asked for.
+    pub(crate) fn push_notice(&self, notice: Notice<T>) {
+        let mut state = lock(&self.state);
+        if state.is_closed {
+            return;
+        }
+        state.entries.push_back(Entry::Notice(notice));
+        let reader = state.reader.take();
+        drop(state);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
     }
 
     /// Takes all that has come into `taken`, which is empty, or waits. False once the queue is closed and empty.

@@ -9,13 +9,19 @@ pub(crate) mod calls;
 pub(crate) mod carrier;
 pub(crate) mod counters;
 pub(crate) mod delivery;
+pub(crate) mod disputes;
 pub(crate) mod events;
 pub(crate) mod exchange;
 pub(crate) mod facts;
+pub(crate) mod groups;
 pub(crate) mod mailboxes;
 pub(crate) mod members;
+pub(crate) mod monitors;
+pub(crate) mod names;
 pub(crate) mod packets;
 pub(crate) mod peers;
+mod sequence;
+pub(crate) mod services;
 pub(crate) mod session;
 pub(crate) mod subscriber;
 #[cfg(all(test, feature = "sim"))]
@@ -39,10 +45,14 @@ use self::carrier::{Carrier, Greeted, membership_path};
 use self::counters::CallCounters;
 use self::events::Events;
 use self::facts::Facts;
+use self::groups::Groups;
 use self::mailboxes::{Mailboxes, RefusedHook};
 use self::members::{Members, PathVitals, PeerVitals};
-use self::packets::{Arrivals, Arrived, PacketCounters, arrivals};
+use self::monitors::Monitors;
+use self::names::Names;
+use self::packets::{Arrivals, Arrived, Content, PacketCounters, arrivals};
 use self::peers::Failure;
+use self::services::{Requests, Services};
 use self::session::{Gap, Session};
 use crate::config::Config;
 use crate::error::{ConnectError, DownReason};
@@ -56,6 +66,7 @@ use crate::proto::node::{self, Input, Output, Setup};
 use crate::transport::link::{End, Path};
 use crate::transport::tls::Tls;
 use crate::transport::{Arrival, Endpoint};
+use crate::wire::services::monitor::Gone;
 use crate::wire::{Code, NodeFlags};
 
 /// A poisoned lock only says that another task panicked; what it guards is consistent between moves.
@@ -99,11 +110,15 @@ pub(crate) struct Shared {
     pub(crate) asks: Asks,
     pub(crate) counters: CallCounters,
     pub(crate) packets: PacketCounters,
-    /// Where links hand over packets of membership.
+    /// Where links hand over packets of membership and service frames.
     arrivals: Arrivals,
     pub(crate) events: Events,
     pub(crate) members: Members,
     pub(crate) facts: Facts,
+    pub(crate) names: Names,
+    pub(crate) groups: Groups,
+    pub(crate) monitors: Monitors,
+    requests: Requests,
     pub(crate) pool: Arc<Mutex<Pool>>,
     pub(crate) on_refused: Option<RefusedHook>,
     addresses: Vec<SocketAddr>,
@@ -119,6 +134,9 @@ pub(crate) struct Shared {
     stopped: watch::Sender<bool>,
     #[cfg(test)]
     census: Mutex<Census>,
+    /// What the services were told by links and handles.
+    #[cfg(test)]
+    told: watch::Sender<Vec<node::services::Input>>,
 }
 
 /// What the node task holds, for tests that look for leaks.
@@ -207,6 +225,11 @@ pub(crate) enum Command {
     Leave {
         done: oneshot::Sender<()>,
     },
+    RegistryStats {
+        done: oneshot::Sender<node::services::RegistryStats>,
+    },
+    /// For the services.
+    Service(node::services::Input),
     Stop,
 }
 
@@ -221,7 +244,12 @@ impl Shared {
     }
 
     pub(crate) fn is_own(&self, node: &NodeId) -> bool {
-        *self.id.read().unwrap_or_else(PoisonError::into_inner) == *node
+        self.with_id(|id| id == node)
+    }
+
+    /// Looks at this node's present identity.
+    pub(crate) fn with_id<T>(&self, look: impl FnOnce(&NodeId) -> T) -> T {
+        look(&self.id.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(crate) fn local(&self) -> Local {
@@ -310,11 +338,25 @@ impl Shared {
 
     /// Closes a mailbox here, and at every peer that sends to it.
     pub(crate) fn close_mailbox(&self, serial: u64) {
-        self.mailboxes.remove(serial);
+        let is_tracked = self.mailboxes.remove(serial);
+        self.leave_all_groups(serial);
         self.asks.mailbox_closed(&self.id(), serial);
+        self.names.mailbox_closed(serial);
         for session in self.sessions() {
             session.close_mailbox(serial);
         }
+        if is_tracked {
+            let gone = if std::thread::panicking() { Gone::Panicked } else { Gone::Closed };
+            self.command(Command::Service(node::services::Input::Closed { serial, gone }));
+        }
+    }
+
+    /// Closes a mailbox under its user, who reads what has come and then its end.
+    pub(crate) fn shut_mailbox(&self, serial: u64) {
+        if let Some(inbox) = self.mailboxes.inbox(serial) {
+            inbox.close();
+        }
+        self.close_mailbox(serial);
     }
 
     /// Begins to stop: new calls are refused from now on.
@@ -362,11 +404,12 @@ pub(crate) struct Start {
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) flags: NodeFlags,
     pub(crate) seed: u64,
+    pub(crate) services: Services,
 }
 
 /// Starts the node task.
 pub(crate) fn start(start: Start) -> Arc<Shared> {
-    let Start { config, cluster, id, endpoint, tls, on_refused, addresses, flags, seed } = start;
+    let Start { config, cluster, id, endpoint, tls, on_refused, addresses, flags, seed, services } = start;
     let (commands, inbox) = mpsc::unbounded_channel();
     let limits = Limits {
         backoff_min: config.backoff_min,
@@ -380,6 +423,7 @@ pub(crate) fn start(start: Start) -> Arc<Shared> {
         limits,
         profile: Profile { addresses: addresses.clone(), flags, metadata: Bytes::new() },
         params: members::params(&config),
+        services: services::setup(&config, &services, flags.client),
         seed,
     };
     let (arrivals, packets) = arrivals();
@@ -402,6 +446,10 @@ pub(crate) fn start(start: Start) -> Arc<Shared> {
         events: Events::new(config.events_max),
         members: Members::new(config.events_max, own),
         facts: Facts::new(config.events_max),
+        names: Names::new(config.events_max, services.scopes, services.resolver),
+        groups: Groups::new(id.clone(), config.events_max, config.groups_max),
+        monitors: Monitors::default(),
+        requests: Requests::default(),
         pool: Arc::new(Mutex::new(Pool::new(config.window_budget_total as u64, config.bulk_budget_total as u64))),
         config,
         cluster,
@@ -419,6 +467,8 @@ pub(crate) fn start(start: Start) -> Arc<Shared> {
         stopped: watch::Sender::new(false),
         #[cfg(test)]
         census: Mutex::default(),
+        #[cfg(test)]
+        told: watch::Sender::default(),
     });
     let node = Node {
         shared: shared.clone(),
@@ -503,10 +553,7 @@ impl Node {
                 biased;
                 () = sleep_until(timeout) => {
                     // Whoever is about to be judged may have answered: what has come by now is read first, and no more.
-                    for _ in 0..packets.len() {
-                        let Ok(arrived) = packets.try_recv() else { break };
-                        self.arrived_packet(arrived);
-                    }
+                    self.read_arrived(&mut packets);
                     self.timeout();
                     if deadline.is_some_and(|deadline| now() >= deadline) {
                         break;
@@ -517,9 +564,13 @@ impl Node {
                         deadline = Some(now() + self.shared.config.shutdown_timeout);
                         accepting.abort();
                     }
+                    if matches!(command, Command::LinkEnded { .. }) {
+                        // What a link has brought came before its end.
+                        self.read_arrived(&mut packets);
+                    }
                     self.handle(command);
                 }
-                Some(arrived) = packets.recv() => self.arrived_packet(arrived),
+                Some(arrived) = packets.recv() => self.handle_arrived(arrived),
                 Some(_) = self.tasks.join_next() => {}
             }
             self.drain_outputs();
@@ -549,10 +600,35 @@ impl Node {
         }
     }
 
-    fn arrived_packet(&mut self, arrived: Arrived) {
-        let Arrived { from, way, path, packet, .. } = arrived;
-        self.node.handle(Input::Packet { from, way, path, packet }, now());
+    /// Handles what waits by now, and no more.
+    fn read_arrived(&mut self, packets: &mut mpsc::Receiver<Arrived>) {
+        for _ in 0..packets.len() {
+            let Ok(arrived) = packets.try_recv() else { return };
+            self.handle_arrived(arrived);
+        }
+    }
+
+    fn handle_arrived(&mut self, arrived: Arrived) {
+        let Arrived { from, content, .. } = arrived;
+        match content {
+            Content::Packet { way, path, packet } => {
+                self.node.handle(Input::Packet { from, way, path, packet }, now());
+            }
+            Content::Service { session, frame } => {
+                // Of a session that has ended the services know no more.
+                if !self.sessions.contains_key(&session) {
+                    return;
+                }
+                self.tell_services(node::services::Input::Frame { from, frame });
+            }
+        }
         self.drain_outputs();
+    }
+
+    fn tell_services(&mut self, input: node::services::Input) {
+        #[cfg(test)]
+        self.shared.told.send_modify(|told| told.push(input.clone()));
+        self.node.handle(Input::Service(input), now());
     }
 
     /// Tells the other members that this node leaves, unless they were told.
@@ -674,6 +750,7 @@ impl Node {
                 }
                 let _ = done.send(has_room);
             }
+            Command::RegistryStats { done } => drop(done.send(self.node.registry_stats())),
             Command::MembershipCounters { done } => drop(done.send(*self.node.membership().counters())),
             Command::Health { done } => {
                 let peers = self.sessions.values().map(|session| self.vitals(session)).collect();
@@ -685,6 +762,12 @@ impl Node {
                     Farewell::Said => self.goodbye_said(),
                     Farewell::No | Farewell::Until(_) => self.say_goodbye(),
                 }
+            }
+            Command::Service(input) => {
+                if let node::services::Input::Closed { serial, .. } = &input {
+                    self.shared.mailboxes.closed(*serial);
+                }
+                self.tell_services(input);
             }
             Command::Stop => {
                 self.shared.begin_stop();
@@ -782,6 +865,7 @@ impl Node {
             Output::Fact { from, topic, body } => self.shared.facts.deliver(from, &topic, body),
             Output::Superseded { by } => self.superseded(by),
             Output::GoodbyeSaid => self.goodbye_said(),
+            Output::Service(output) => self.act_on_services(output),
         }
     }
 
@@ -896,6 +980,7 @@ impl Node {
             Output::Renewed { id } => {
                 tracing::warn!(%id, "a later life of this name was known: this node goes on as another incarnation");
                 *self.shared.id.write().unwrap_or_else(PoisonError::into_inner) = id.clone();
+                self.shared.renew_groups(&id);
                 self.shared.events.renewed(id);
             }
         }
@@ -986,10 +1071,15 @@ impl Node {
         if let Some(endpoint) = endpoint {
             endpoint.close(LAST_WORDS).await;
         }
+        // First, because a closed mailbox takes no notices.
+        self.shared.monitors.close();
         self.shared.mailboxes.close_all();
         self.shared.events.close();
         self.shared.members.close();
         self.shared.facts.close();
+        self.shared.names.close();
+        self.shared.groups.close();
+        self.shared.requests.close();
         self.shared.stopped.send_replace(true);
     }
 }

@@ -1,8 +1,9 @@
-//! Packets of membership between the node task and a link: what waits to leave, and what waits to be read.
+//! Packets of membership between the node task and a link: what waits to leave, and what waits to be read. Service frames
+//! wait to be read beside them.
 //!
 //! Both ways are bounded. Of what leaves, probes go first, and beyond the bounds the oldest is dropped: what membership
 //! says it says again. Of what arrives on one link little may wait, so that a flood harms only its sender: a datagram
-//! beyond is dropped, a stream waits.
+//! beyond is dropped, a stream waits. Service frames have places of their own, so that no probe is dropped for them.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +14,9 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::lock;
 use crate::id::NodeId;
+use crate::proto::links::SessionId;
 use crate::proto::membership::{Path, Rank, Way};
+use crate::wire::services::Service;
 
 /// Datagrams that wait at one link.
 const PROBES_MAX: usize = 32;
@@ -25,6 +28,12 @@ const STREAM_MAX: usize = 4 * 1024 * 1024;
 /// Packets that wait for the node task, of all links and of one.
 const WAITING_MAX: usize = 1024;
 const WAITING_PER_LINK: usize = 32;
+
+/// Bytes of service frames that wait for the node task, of all links and of one, and what a small frame counts for. So
+/// they take at most half of the places of all links.
+const SERVICES_WAITING_MAX: usize = 4 * 1024 * 1024;
+const SERVICES_PER_LINK: usize = 256 * 1024;
+const SERVICE_LEAST: usize = 8 * 1024;
 
 /// Packets for which there was no room.
 #[derive(Debug, Default)]
@@ -126,38 +135,80 @@ impl Outgoing {
     }
 }
 
-/// A packet that has arrived.
+/// What has arrived on a link.
 #[derive(Debug)]
 pub(crate) struct Arrived {
     pub(crate) from: NodeId,
-    pub(crate) way: Way,
-    pub(crate) path: Path,
-    pub(crate) packet: Bytes,
-    /// One of the places of its link.
-    _place: OwnedSemaphorePermit,
+    pub(crate) content: Content,
+    /// The places that it has taken.
+    _places: Places,
+}
+
+#[derive(Debug)]
+pub(crate) enum Content {
+    Packet {
+        way: Way,
+        path: Path,
+        packet: Bytes,
+    },
+    /// In the order of the session's frames.
+    Service {
+        session: SessionId,
+        frame: Service,
+    },
+}
+
+#[derive(Debug)]
+struct Places {
+    _of_link: OwnedSemaphorePermit,
+    _of_all: Option<OwnedSemaphorePermit>,
 }
 
 /// The way to the node task, for links.
 #[derive(Clone, Debug)]
-pub(crate) struct Arrivals(mpsc::Sender<Arrived>);
+pub(crate) struct Arrivals {
+    sender: mpsc::Sender<Arrived>,
+    services: Arc<Semaphore>,
+}
 
 /// The way to the node task for one link.
 #[derive(Debug)]
 pub(super) struct Doorway {
     arrivals: Arrivals,
     places: Arc<Semaphore>,
+    services: Arc<Semaphore>,
     from: NodeId,
+    session: SessionId,
 }
 
-/// A way for packets to the node task, and its end there.
+/// Room for one service frame on its way to the node task.
+#[derive(Debug)]
+pub(super) struct ServiceSlot<'a> {
+    doorway: &'a Doorway,
+    slot: mpsc::Permit<'a, Arrived>,
+    places: Places,
+}
+
+impl ServiceSlot<'_> {
+    pub(super) fn send(self, frame: Service) {
+        let Doorway { from, session, .. } = self.doorway;
+        let content = Content::Service { session: *session, frame };
+        self.slot.send(Arrived { from: from.clone(), content, _places: self.places });
+    }
+}
+
+/// A way to the node task, and its end there.
 pub(crate) fn arrivals() -> (Arrivals, mpsc::Receiver<Arrived>) {
     let (sender, receiver) = mpsc::channel(WAITING_MAX);
-    (Arrivals(sender), receiver)
+    (Arrivals { sender, services: Arc::new(Semaphore::new(SERVICES_WAITING_MAX)) }, receiver)
 }
 
 impl Arrivals {
-    pub(super) fn doorway(&self, from: NodeId) -> Doorway {
-        Doorway { arrivals: self.clone(), places: Arc::new(Semaphore::new(WAITING_PER_LINK)), from }
+    /// For one link of that session with that peer.
+    pub(super) fn doorway(&self, from: NodeId, session: SessionId) -> Doorway {
+        let places = Arc::new(Semaphore::new(WAITING_PER_LINK));
+        let services = Arc::new(Semaphore::new(SERVICES_PER_LINK));
+        Doorway { arrivals: self.clone(), places, services, from, session }
     }
 }
 
@@ -165,16 +216,30 @@ impl Doorway {
     /// Hands a datagram to the node task if there is room; whether there was.
     pub(super) fn try_hand_over(&self, packet: Bytes, path: impl FnOnce() -> Path) -> bool {
         let Ok(place) = self.places.clone().try_acquire_owned() else { return false };
-        let Ok(slot) = self.arrivals.0.try_reserve() else { return false };
-        slot.send(Arrived { from: self.from.clone(), way: Way::Datagram, path: path(), packet, _place: place });
+        let Ok(slot) = self.arrivals.sender.try_reserve() else { return false };
+        slot.send(self.packet(Way::Datagram, path(), packet, place));
         true
     }
 
     /// Hands a packet of a stream to the node task, and waits for room.
     pub(super) async fn hand_over(&self, packet: Bytes, path: impl FnOnce() -> Path) {
         let Ok(place) = self.places.clone().acquire_owned().await else { return };
-        let Ok(slot) = self.arrivals.0.reserve().await else { return };
-        slot.send(Arrived { from: self.from.clone(), way: Way::Stream, path: path(), packet, _place: place });
+        let Ok(slot) = self.arrivals.sender.reserve().await else { return };
+        slot.send(self.packet(Way::Stream, path(), packet, place));
+    }
+
+    /// Waits for room for a service frame of so many bytes. `None` once the node has stopped.
+    pub(super) async fn room_for_service(&self, bytes: usize) -> Option<ServiceSlot<'_>> {
+        let bytes = bytes.clamp(SERVICE_LEAST, SERVICES_PER_LINK) as u32;
+        let of_link = self.services.clone().acquire_many_owned(bytes).await.ok()?;
+        let of_all = self.arrivals.services.clone().acquire_many_owned(bytes).await.ok()?;
+        let slot = self.arrivals.sender.reserve().await.ok()?;
+        Some(ServiceSlot { doorway: self, slot, places: Places { _of_link: of_link, _of_all: Some(of_all) } })
+    }
+
+    fn packet(&self, way: Way, path: Path, packet: Bytes, place: OwnedSemaphorePermit) -> Arrived {
+        let places = Places { _of_link: place, _of_all: None };
+        Arrived { from: self.from.clone(), content: Content::Packet { way, path, packet }, _places: places }
     }
 }
 
@@ -258,7 +323,7 @@ mod tests {
         let (arrivals, mut inbox) = arrivals();
         let path = || Path { rtt: Duration::ZERO, datagram_max: 0 };
         let [one, other] = ["a@h", "b@h"].map(|name| NodeId::new(NodeName::parse(name).unwrap(), 1));
-        let (one, other) = (arrivals.doorway(one), arrivals.doorway(other));
+        let (one, other) = (arrivals.doorway(one, SessionId(1)), arrivals.doorway(other, SessionId(2)));
         for n in 0..WAITING_PER_LINK {
             assert!(one.try_hand_over(packet(n), path));
         }
@@ -271,10 +336,80 @@ mod tests {
         drop(inbox.recv().await.unwrap());
         waits.await;
         let mut all = Vec::new();
-        while let Ok(arrived) = inbox.try_recv() {
-            all.push(arrived.packet);
+        while let Ok(Arrived { content: Content::Packet { packet, .. }, .. }) = inbox.try_recv() {
+            all.push(packet);
         }
         assert_eq!(all.len(), WAITING_PER_LINK + 1);
         assert_eq!(all.last(), Some(&packet(100)));
+    }
+
+    /// However many service frames wait, a probe does not, and the other way round.
+    #[tokio::test]
+    async fn service_frames_have_places_of_their_own() {
+        let (arrivals, mut inbox) = arrivals();
+        let path = || Path { rtt: Duration::ZERO, datagram_max: 0 };
+        let node = |n: u64| NodeId::new(NodeName::parse("a@h").unwrap(), n);
+        let (one, other) = (arrivals.doorway(node(1), SessionId(1)), arrivals.doorway(node(2), SessionId(2)));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        for _ in 0..SERVICES_PER_LINK / SERVICE_LEAST {
+            one.room_for_service(1).await.unwrap().send(Service::Ready);
+        }
+        let waits = one.room_for_service(1);
+        tokio::pin!(waits);
+        assert!(waits.as_mut().poll(&mut context).is_pending(), "the places of one link are taken");
+        other.room_for_service(1).await.unwrap().send(Service::Ready);
+        for n in 0..WAITING_PER_LINK {
+            assert!(one.try_hand_over(packet(n), path));
+        }
+        let first = inbox.recv().await.unwrap();
+        assert_eq!(first.from, node(1));
+        assert!(matches!(first.content, Content::Service { session: SessionId(1), frame: Service::Ready }));
+        assert!(waits.as_mut().poll(&mut context).is_pending(), "it is not handled yet");
+        drop(first);
+        waits.await.unwrap().send(Service::Ready);
+    }
+
+    #[tokio::test]
+    async fn a_large_service_frame_takes_more_of_the_room() {
+        let (arrivals, mut inbox) = arrivals();
+        let node = NodeId::new(NodeName::parse("a@h").unwrap(), 1);
+        let doorway = arrivals.doorway(node, SessionId(1));
+        for _ in 0..4 {
+            doorway.room_for_service(SERVICES_PER_LINK / 4).await.unwrap().send(Service::Ready);
+        }
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let waits = doorway.room_for_service(1);
+        tokio::pin!(waits);
+        assert!(waits.as_mut().poll(&mut context).is_pending());
+        drop(inbox.recv().await);
+        drop(waits.await.unwrap());
+        assert_eq!(doorway.services.available_permits(), SERVICES_PER_LINK / 4, "what is not used is given back");
+    }
+
+    /// The frames of all links leave places for packets.
+    #[tokio::test]
+    async fn service_frames_of_many_links_leave_room_for_packets() {
+        let (arrivals, mut inbox) = arrivals();
+        let path = || Path { rtt: Duration::ZERO, datagram_max: 0 };
+        let mut doorways = Vec::new();
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut sent = 0;
+        for n in 0..100 {
+            let node = NodeId::new(NodeName::parse("a@h").unwrap(), n);
+            let doorway = arrivals.doorway(node, SessionId(n));
+            for _ in 0..SERVICES_PER_LINK / SERVICE_LEAST {
+                // Or tokio would have the task yield after so many.
+                let room = tokio::task::unconstrained(doorway.room_for_service(1));
+                tokio::pin!(room);
+                if let std::task::Poll::Ready(Some(room)) = room.as_mut().poll(&mut context) {
+                    room.send(Service::Ready);
+                    sent += 1;
+                }
+            }
+            doorways.push(doorway);
+        }
+        assert_eq!(sent, WAITING_MAX / 2);
+        assert!(doorways.iter().all(|doorway| doorway.try_hand_over(packet(0), path)));
+        while inbox.try_recv().is_ok() {}
     }
 }

@@ -13,6 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::carrier::Carrier;
 use super::delivery::{Letter, Run};
 use super::exchange::{Exchange, LargeCall, Terms};
+use super::packets::Doorway;
+use super::sequence::Sequence;
 use super::waiting::{Refused, Taken, Waiters, Waiting, refuse_all};
 use super::{PoolChange, Shared, lock};
 use crate::config::Config;
@@ -23,9 +25,12 @@ use crate::proto::lanes::{
     self, Accepted, Grant, Inbound, InboundLimits, MESSAGE_COST, Offer, Offered, Outbound, Pool, Ticket, Violation,
 };
 use crate::proto::links::{LinkId, SessionId};
+use crate::proto::monitor::{Fate, WatchId};
+use crate::wire::services::monitor::{CUTS_MAX, Cut};
+use crate::wire::services::{Monitor, Service, put_numbered};
 use crate::wire::{
-    Code, Control, MessageFrame, MessageHead, NodeFlags, OVERHEAD_MAX, Schema, Trace, Unreadable, WireError,
-    put_message_head, put_schema,
+    COPIES_MAX, COPY_MAX, Code, Control, CopiesHead, Frame, MessageHead, NodeFlags, OVERHEAD_MAX, Schema, StreamKind,
+    Trace, Unreadable, WireError, put_message_head, put_schema,
 };
 
 /// How many kinds of message one side may declare in one session.
@@ -33,6 +38,19 @@ pub(super) const SCHEMAS_MAX: u64 = 4096;
 
 /// How many mailboxes that do not exist a peer may name faster than it reads that they do not.
 const CLOSES_MAX: usize = 64 * 1024;
+
+/// How many frames of copies may wait for the peer's answer.
+pub(super) const COPIES_WAITING_MAX: usize = 16 * 1024;
+
+/// What a frame of copies adds to its body beside the copies, in bytes: an upper bound.
+const COPIES_HEAD_MAX: usize = 128;
+
+/// What answers to such frames may take that a peer does not read, in bytes.
+const ANSWERS_MAX: usize = 1 << 20;
+
+/// Bytes of service frames that wait for a link, and one frame more. A peer that asks for more answers than it reads ends
+/// its session.
+const SERVICES_MAX: usize = 16 * 1024 * 1024;
 
 /// A body on its way out.
 #[derive(Clone, Debug)]
@@ -87,6 +105,27 @@ struct Item {
     body: Bytes,
 }
 
+/// A frame for a stream of its own.
+#[derive(Debug)]
+struct Bulk {
+    schema: u64,
+    /// All of the frame but its body.
+    head: Vec<u8>,
+    body: Bytes,
+    /// Of the room.
+    cost: u64,
+}
+
+/// A message that was offered to several mailboxes of one peer.
+#[derive(Debug)]
+pub(crate) struct Copies {
+    /// At the place of each mailbox, whether a copy went to it.
+    pub(crate) offered: Vec<Result<(), Refused>>,
+    /// The frames that they went in: for how many mailboxes each, and which of these turn out not to exist. That is never
+    /// said when the session ends before.
+    pub(crate) frames: Vec<(usize, oneshot::Receiver<Vec<u64>>)>,
+}
+
 /// The association with one life of one peer.
 pub(crate) struct Session {
     pub(crate) id: SessionId,
@@ -107,6 +146,11 @@ pub(crate) struct Session {
     sends_waiting: Arc<AtomicUsize>,
     pub(super) inn: Mutex<In>,
     pub(super) exchange: Exchange,
+    services: Mutex<Sequence>,
+    /// Whoever has it hands over service frames: those of two links are not to overtake each other on the way.
+    services_turn: tokio::sync::Mutex<()>,
+    /// How many watches of this side depend on the session.
+    watches: AtomicUsize,
     /// What frames that have begun and are not complete may take, over all links.
     assembly: Arc<Semaphore>,
 }
@@ -115,9 +159,16 @@ struct Out {
     lanes: Outbound<Item>,
     schemas: Vec<Schema>,
     schema_ids: HashMap<Schema, u64>,
-    /// What the lane and call streams write next.
+    /// What the lane and call streams and that of the services write next.
     channels: Vec<Buffer>,
-    bodies: VecDeque<MessageFrame>,
+    bodies: VecDeque<Bulk>,
+    /// Frames of copies that the peer has not answered, by their ids.
+    copies: HashMap<u64, oneshot::Sender<Vec<u64>>>,
+    last_copies: u64,
+    /// Answers to the peer's, as frames.
+    answers: Vec<u8>,
+    /// How many service frames were queued.
+    services: u64,
     /// What was declared for calls, and the large frames of calls.
     terms: Terms,
     large_calls: VecDeque<LargeCall>,
@@ -154,9 +205,30 @@ pub(super) struct In {
     pub(super) ready: Vec<Letter>,
     /// What a delivery gathers; empty between two.
     pub(super) run: Run,
-    /// How many messages had been delivered when the last link ended and one was missing.
+    /// Notices that come after messages which are not delivered, by the mailbox and the number of the message that may
+    /// come after them.
+    parked: BTreeMap<(u64, u64), Vec<(WatchId, Fate)>>,
+    /// How many messages and service frames had been delivered when the last link ended and one was missing.
     gap_at: Option<u64>,
     pub(super) ended: bool,
+}
+
+impl In {
+    /// Takes the notices whose turn has come.
+    pub(super) fn due_notices(&mut self) -> Vec<(WatchId, Fate)> {
+        let mut due = Vec::new();
+        if !self.parked.is_empty() {
+            let lanes = &self.lanes;
+            self.parked.retain(|(mailbox, number), notices| {
+                let is_early = lanes.next_number(*mailbox) < *number;
+                if !is_early {
+                    due.append(notices);
+                }
+                is_early
+            });
+        }
+        due
+    }
 }
 
 /// What a writer got.
@@ -173,8 +245,19 @@ pub(crate) enum Take {
 /// A body for a stream of its own.
 #[derive(Debug)]
 pub(crate) struct OwnStream {
-    pub(crate) schema: Schema,
-    pub(crate) message: MessageFrame,
+    /// All of its frames but the body of the last.
+    pub(crate) head: Vec<u8>,
+    pub(crate) body: Bytes,
+    /// Of the room.
+    pub(crate) cost: u64,
+}
+
+impl Bulk {
+    fn message(head: &MessageHead, body: Bytes) -> Self {
+        let mut bytes = Vec::new();
+        put_message_head(&mut bytes, head, body.len());
+        Self { schema: head.schema, head: bytes, cost: body.len() as u64 + MESSAGE_COST, body }
+    }
 }
 
 impl std::fmt::Debug for Session {
@@ -216,8 +299,12 @@ impl Session {
                 ),
                 schemas: Vec::new(),
                 schema_ids: HashMap::new(),
-                channels: (0..config.lanes + config.call_streams).map(|_| Buffer::default()).collect(),
+                channels: (0..=config.lanes + config.call_streams).map(|_| Buffer::default()).collect(),
+                services: 0,
                 bodies: VecDeque::new(),
+                copies: HashMap::new(),
+                last_copies: 0,
+                answers: Vec::new(),
                 terms: Terms::default(),
                 large_calls: VecDeque::new(),
                 grants: BTreeMap::new(),
@@ -240,10 +327,14 @@ impl Session {
                 schemas: Vec::new(),
                 ready: Vec::new(),
                 run: Run::default(),
+                parked: BTreeMap::new(),
                 gap_at: None,
                 ended: false,
             }),
             exchange: Exchange::new(config),
+            services: Mutex::default(),
+            services_turn: tokio::sync::Mutex::default(),
+            watches: AtomicUsize::new(0),
             // One message always fits.
             assembly: Arc::new(Semaphore::new(config.bulk_budget.max(config.message_max + OVERHEAD_MAX))),
         })
@@ -288,7 +379,7 @@ impl Session {
             Offered::Accepted(number) => {
                 let message = MessageHead { mailbox, number, schema, trace };
                 if bulk {
-                    self.enqueue_bulk(out, message.with(body.into_owned()));
+                    self.enqueue_bulk(out, Bulk::message(&message, body.into_owned()));
                 } else {
                     self.enqueue(out, &message, body.bytes());
                 }
@@ -313,6 +404,86 @@ impl Session {
         taken
     }
 
+    /// Takes one message for several mailboxes of the peer, where that needs no waiting. The body goes once in each frame,
+    /// on a stream of that number.
+    pub(crate) fn offer_copies(
+        &self,
+        mailboxes: &[u64],
+        schema: u64,
+        trace: Option<Trace>,
+        body: &Bytes,
+        stream: u64,
+    ) -> Copies {
+        let mut copies = Copies { offered: Vec::with_capacity(mailboxes.len()), frames: Vec::new() };
+        let bulk = lanes::is_bulk(body.len(), self.bulk_from);
+        // The peer takes no longer frame: next to a body as large as may be, there is room for a few.
+        let spare = (self.message_max + OVERHEAD_MAX).saturating_sub(body.len() + COPIES_HEAD_MAX);
+        let most = (spare / COPY_MAX).clamp(1, COPIES_MAX);
+        let mut guard = lock(&self.out);
+        let out = &mut *guard;
+        for mailboxes in mailboxes.chunks(most) {
+            if out.closing || out.copies.len() >= COPIES_WAITING_MAX {
+                let refused = if out.closing { Refused::SessionEnded } else { Refused::Full };
+                copies.offered.extend(mailboxes.iter().map(|_| Err(refused)));
+                continue;
+            }
+            let mut to = Vec::with_capacity(mailboxes.len());
+            let offered = out.lanes.offer_copies(mailboxes, body.len(), bulk, &mut out.scratch);
+            copies.offered.extend(mailboxes.iter().zip(offered).map(|(mailbox, offered)| match offered {
+                Offered::Accepted(number) => {
+                    to.push((*mailbox, number));
+                    Ok(())
+                }
+                Offered::Closed => Err(Refused::MailboxClosed),
+                Offered::TooMany => Err(Refused::TooManyMailboxes),
+                Offered::Full | Offered::Waits(_) => Err(Refused::Full),
+            }));
+            if to.is_empty() {
+                continue;
+            }
+            let (done, answer) = oneshot::channel();
+            out.last_copies += 1;
+            out.copies.insert(out.last_copies, done);
+            copies.frames.push((to.len(), answer));
+            let cost = lanes::copies_cost(body.len(), to.len());
+            let head = CopiesHead { id: out.last_copies, schema, trace, to };
+            if bulk {
+                let mut bytes = Vec::new();
+                head.put(&mut bytes, body.len());
+                self.enqueue_bulk(out, Bulk { schema, head: bytes, body: body.clone(), cost });
+            } else {
+                let channel = (stream % self.lanes as u64) as usize;
+                self.enqueue_on(out, channel, cost, |bytes| {
+                    head.put(bytes, body.len());
+                    bytes.extend_from_slice(body);
+                });
+            }
+        }
+        self.settle(out);
+        self.unlock_and_want(guard);
+        copies
+    }
+
+    /// The peer has a frame of copies.
+    pub(crate) fn copies_delivered(&self, id: u64, closed: Vec<u64>) -> Result<(), Code> {
+        let done = lock(&self.out).copies.remove(&id).ok_or(Code::PROTOCOL)?;
+        // Whoever waited may have given up.
+        let _ = done.send(closed);
+        Ok(())
+    }
+
+    /// Tells the peer that frames of copies have come, each with the mailboxes in it that do not exist.
+    pub(super) fn answer_copies(&self, delivered: Vec<(u64, Vec<u64>)>) -> Result<(), Code> {
+        let mut unread = 0;
+        self.push_control(|out| {
+            for (id, closed) in delivered {
+                Control::Delivered { id, closed }.encode(&mut out.answers);
+            }
+            unread = out.answers.len();
+        });
+        if unread > ANSWERS_MAX { Err(Code::LIMIT) } else { Ok(()) }
+    }
+
     pub(super) fn take_back(&self, mailbox: u64, ticket: Ticket) {
         let mut guard = lock(&self.out);
         let out = &mut *guard;
@@ -324,9 +495,10 @@ impl Session {
         }
     }
 
-    /// How many calls are open, of either side, and sends wait: whoever waits wants to know of the peer's end.
+    /// How many calls are open, of either side, sends wait, and watches are armed: whoever waits wants to know of the peer's
+    /// end.
     pub(super) fn outstanding(&self) -> usize {
-        self.exchange.open() + self.sends_waiting.load(Ordering::Acquire)
+        self.exchange.open() + self.sends_waiting.load(Ordering::Acquire) + self.watches.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_ended(&self) -> bool {
@@ -390,11 +562,16 @@ impl Session {
         // Under the lock of delivery: what was delivered was delivered before.
         let mut inn = lock(&self.inn);
         inn.ended = true;
+        let parked = std::mem::take(&mut inn.parked);
         let mut pool = lock(&self.pool);
         inn.lanes.end(&mut pool);
         let change = PoolChange::of(&mut pool);
         drop(pool);
         drop(inn);
+        if let Some(shared) = self.shared.upgrade() {
+            parked.into_values().flatten().for_each(|(watch, fate)| shared.monitors.deliver(watch, fate));
+        }
+        lock(&self.services).end();
         let mut out = lock(&self.out);
         out.ended = Some(reason);
         out.closing = true;
@@ -403,11 +580,61 @@ impl Session {
         out.lanes.drain_waiting();
         out.channels.iter_mut().for_each(|buffer| *buffer = Buffer::default());
         out.bodies.clear();
+        out.copies.clear();
+        out.answers.clear();
         out.large_calls.clear();
         drop(out);
         refuse_all(refused);
         self.exchange.end();
         self.tell_others(change);
+    }
+
+    /// Queues a service frame. False when the peer has left too many unread.
+    ///
+    /// The cuts of a mailbox's end are filled in here, where messages have their numbers. What has more of them than a frame
+    /// holds goes in several.
+    pub(crate) fn push_service(&self, service: Service) -> bool {
+        let channel = self.services_channel();
+        let mut guard = lock(&self.out);
+        let out = &mut *guard;
+        if out.ended.is_some() {
+            return true;
+        }
+        let buffer = &mut out.channels[channel];
+        if buffer.bytes.len() >= SERVICES_MAX {
+            return false;
+        }
+        let was_empty = buffer.bytes.is_empty();
+        let mut put = |service: &Service| {
+            buffer.cost += u64::from(!service.is_background());
+            put_numbered(&mut buffer.bytes, out.services, service);
+            out.services += 1;
+        };
+        match service {
+            Service::Monitor(Monitor::Down { serial, gone, cuts }) if !cuts.is_empty() => {
+                for some in cuts.chunks(CUTS_MAX) {
+                    let cuts = some.iter().map(|Cut { mailbox, .. }| {
+                        let (mailbox, number) = (*mailbox, out.lanes.next_number(*mailbox));
+                        Cut { mailbox, number }
+                    });
+                    put(&Service::Monitor(Monitor::Down { serial, gone, cuts: cuts.collect() }));
+                }
+            }
+            service => put(&service),
+        }
+        if let Some(carrier) = out.carrier.as_ref().filter(|_| was_empty) {
+            carrier.signal(channel);
+        }
+        self.unlock_and_want(guard);
+        true
+    }
+
+    /// So many watches of this side depend on the session: as long as there are some, its link asks for signs of life.
+    pub(crate) fn armed(&self, watches: usize) {
+        let had_any = self.watches.swap(watches, Ordering::AcqRel) > 0;
+        if let Some(carrier) = self.carrier().filter(|_| watches > 0 && !had_any) {
+            carrier.work_began();
+        }
     }
 
     /// A mailbox of this node has closed.
@@ -421,6 +648,38 @@ impl Session {
         }
     }
 
+    /// Delivers the notice of a watch after the messages below that number in its mailbox's lane.
+    pub(super) fn park(&self, mailbox: u64, number: u64, watch: WatchId, fate: Fate) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        let mut inn = lock(&self.inn);
+        if inn.ended || inn.lanes.next_number(mailbox) >= number {
+            // Not under the lock: a notice that nobody takes is the user's to drop.
+            drop(inn);
+            return shared.monitors.deliver(watch, fate);
+        }
+        // Whoever cancels it from now on finds it here.
+        if shared.monitors.is_waiting(watch) {
+            inn.parked.entry((mailbox, number)).or_default().push((watch, fate));
+        }
+    }
+
+    /// Nobody waits for the notice any more.
+    pub(super) fn unpark(&self, mailbox: u64, number: u64, watch: WatchId) {
+        let mut inn = lock(&self.inn);
+        if let Some(notices) = inn.parked.get_mut(&(mailbox, number)) {
+            notices.retain(|(parked, _)| *parked != watch);
+            if notices.is_empty() {
+                inn.parked.remove(&(mailbox, number));
+            }
+        }
+    }
+
+    /// How many notices wait for messages.
+    #[cfg(test)]
+    pub(super) fn parked(&self) -> usize {
+        lock(&self.inn).parked.values().map(Vec::len).sum()
+    }
+
     // What links do: sending.
 
     /// Moves what waits for a stream into `bytes`, which is empty. `declared` counts the schemas said on this stream.
@@ -432,14 +691,16 @@ impl Session {
         if out.channels[channel].bytes.is_empty() {
             return if out.closing { Take::Detached } else { Take::Empty };
         }
-        let is_lane = channel < self.lanes;
-        if !is_lane {
-            out.terms.declare(declared, bytes);
-        } else if *declared < out.schemas.len() {
-            for (id, schema) in out.schemas.iter().enumerate().skip(*declared) {
-                put_schema(bytes, id as u64, schema);
+        match self.kind_of(channel) {
+            StreamKind::Services => {}
+            StreamKind::Lane if *declared < out.schemas.len() => {
+                for (id, schema) in out.schemas.iter().enumerate().skip(*declared) {
+                    put_schema(bytes, id as u64, schema);
+                }
+                *declared = out.schemas.len();
             }
-            *declared = out.schemas.len();
+            StreamKind::Lane => {}
+            _ => out.terms.declare(declared, bytes),
         }
         let buffer = &mut out.channels[channel];
         if bytes.is_empty() {
@@ -452,9 +713,10 @@ impl Session {
 
     /// What was taken has been handed to QUIC.
     pub(crate) fn written(&self, channel: usize, cost: u64) {
-        if channel >= self.lanes {
-            self.exchange.written(cost);
-            return;
+        match self.kind_of(channel) {
+            StreamKind::Lane => {}
+            StreamKind::Services => return,
+            _ => return self.exchange.written(cost),
         }
         let mut out = lock(&self.out);
         let out = &mut *out;
@@ -469,16 +731,21 @@ impl Session {
             return Err(());
         }
         match out.bodies.pop_front() {
-            Some(message) => Ok(Some(OwnStream { schema: out.schemas[message.head.schema as usize].clone(), message })),
+            Some(Bulk { schema, head: rest, body, cost }) => {
+                let mut head = Vec::new();
+                put_schema(&mut head, schema, &out.schemas[schema as usize]);
+                head.extend_from_slice(&rest);
+                Ok(Some(OwnStream { head, body, cost }))
+            }
             None if out.closing => Err(()),
             None => Ok(None),
         }
     }
 
-    pub(crate) fn body_written(&self, body: usize) {
+    pub(crate) fn body_written(&self, cost: u64) {
         let mut out = lock(&self.out);
         let out = &mut *out;
-        out.lanes.written(body as u64 + MESSAGE_COST, true, &mut out.scratch);
+        out.lanes.written(cost, true, &mut out.scratch);
         self.settle(out);
     }
 
@@ -508,9 +775,29 @@ impl Session {
         for mailbox in std::mem::take(&mut out.closes) {
             Control::Closed { mailbox }.encode(bytes);
         }
+        bytes.append(&mut out.answers);
     }
 
     // What links do: receiving.
+
+    /// Takes a service frame, and hands over those whose turn it is. Waits for room at the node task.
+    ///
+    /// # Cancel safety
+    /// What was not handed over waits for the next that arrives.
+    pub(super) async fn receive_service(&self, number: u64, frame: Frame, doorway: &Doorway) -> Result<(), Code> {
+        lock(&self.services).arrived(number, frame)?;
+        let _turn = self.services_turn.lock().await;
+        loop {
+            let next = lock(&self.services).peek();
+            let Some(next) = next else { return Ok(()) };
+            let bytes = next.body.len();
+            if let Some(service) = Service::decode(next).map_err(wire_code)? {
+                let Some(room) = doorway.room_for_service(bytes).await else { return Ok(()) };
+                room.send(service);
+            }
+            lock(&self.services).advance();
+        }
+    }
 
     /// Tells the peer that these mailboxes do not exist.
     pub(super) fn refuse_mailboxes(&self, mailboxes: &[u64]) -> Result<(), Code> {
@@ -650,11 +937,13 @@ impl Session {
     /// hold that one, for its next link: only a gap that the link did nothing about will stay.
     pub(crate) fn gap(&self) -> Gap {
         let mut inn = lock(&self.inn);
-        if inn.lanes.finish().is_ok() {
+        let services = lock(&self.services);
+        if inn.lanes.finish().is_ok() && !services.has_gap() {
             inn.gap_at = None;
             return Gap::None;
         }
-        let delivered = inn.lanes.delivered();
+        let delivered = inn.lanes.delivered() + services.taken();
+        drop(services);
         if inn.gap_at.replace(delivered) == Some(delivered) { Gap::Stays } else { Gap::New }
     }
 
@@ -732,8 +1021,28 @@ impl Session {
 
     // Common parts.
 
-    fn enqueue_bulk(&self, out: &mut Out, message: MessageFrame) {
-        out.bodies.push_back(message);
+    /// How many channels there are: lanes, then call streams, then the one of the services.
+    pub(super) fn channels(&self) -> usize {
+        self.services_channel() + 1
+    }
+
+    fn services_channel(&self) -> usize {
+        self.lanes + self.call_streams
+    }
+
+    /// The kind of the streams that a channel is written to.
+    pub(super) fn kind_of(&self, channel: usize) -> StreamKind {
+        if channel < self.lanes {
+            StreamKind::Lane
+        } else if channel < self.services_channel() {
+            StreamKind::Calls
+        } else {
+            StreamKind::Services
+        }
+    }
+
+    fn enqueue_bulk(&self, out: &mut Out, bulk: Bulk) {
+        out.bodies.push_back(bulk);
         if let Some(carrier) = &out.carrier {
             carrier.signal_body();
         }
@@ -741,11 +1050,17 @@ impl Session {
 
     fn enqueue(&self, out: &mut Out, head: &MessageHead, body: &[u8]) {
         let channel = (head.mailbox % self.lanes as u64) as usize;
+        self.enqueue_on(out, channel, body.len() as u64 + MESSAGE_COST, |bytes| {
+            put_message_head(bytes, head, body.len());
+            bytes.extend_from_slice(body);
+        });
+    }
+
+    fn enqueue_on(&self, out: &mut Out, channel: usize, cost: u64, put: impl FnOnce(&mut Vec<u8>)) {
         let buffer = &mut out.channels[channel];
         let was_empty = buffer.bytes.is_empty();
-        put_message_head(&mut buffer.bytes, head, body.len());
-        buffer.bytes.extend_from_slice(body);
-        buffer.cost += body.len() as u64 + MESSAGE_COST;
+        put(&mut buffer.bytes);
+        buffer.cost += cost;
         if let Some(carrier) = out.carrier.as_ref().filter(|_| was_empty) {
             carrier.signal(channel);
         }
@@ -765,7 +1080,7 @@ impl Session {
                     }
                     let message = MessageHead { mailbox, number, schema, trace };
                     if bulk {
-                        self.enqueue_bulk(out, message.with(body));
+                        self.enqueue_bulk(out, Bulk::message(&message, body));
                     } else {
                         self.enqueue(out, &message, &body);
                     }
@@ -833,6 +1148,7 @@ impl Out {
             || !self.needs.is_empty()
             || !self.returns.is_empty()
             || !self.closes.is_empty()
+            || !self.answers.is_empty()
             || self.short.is_some()
     }
 }

@@ -36,6 +36,11 @@ impl<E> Subscriber<E> {
         queue.wake();
     }
 
+    /// Drops what waits.
+    pub(super) fn clear(&self) {
+        lock(&self.queue).events.clear();
+    }
+
     /// Nothing more will come.
     pub(super) fn close(&self) {
         let mut queue = lock(&self.queue);

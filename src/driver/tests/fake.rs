@@ -13,9 +13,10 @@ use crate::sim::{Fabric, Host};
 use crate::transport::link::{End, Receiver, Sender, StreamError};
 use crate::transport::tls::Tls;
 use crate::transport::{Endpoint, Link};
+use crate::wire::services::{Service, put_numbered};
 use crate::wire::{
-    CONTROL_MAX, CallFrame, CallHead, CallMode, Code, Control, Frame, HELLO_MAX, Hello, MINOR, MessageHead, Mode,
-    NodeFlags, Schema, Splitter, StreamKind, Term, TermRef, put_message_head, put_schema,
+    CONTROL_MAX, CallFrame, CallHead, CallMode, Code, Control, CopiesHead, Frame, HELLO_MAX, Hello, MINOR, MessageHead,
+    Mode, NodeFlags, Schema, Splitter, StreamKind, Term, TermRef, put_message_head, put_schema,
 };
 
 /// How long to wait for what the node is to do.
@@ -182,12 +183,13 @@ impl Joined {
     }
 }
 
-/// The node's next stream, but for those of membership, which are read and forgotten; `None` when there is none.
+/// The node's next stream, but for those of membership and of the services, which are read and forgotten; `None` when there
+/// is none.
 pub(super) async fn next_stream(link: &Link) -> Option<Frames> {
     loop {
         let mut frames = Frames::new(link.accept().await.ok()?, 1 << 20);
         frames.begin().await?;
-        if frames.kind() != Some(StreamKind::Membership) {
+        if !matches!(frames.kind(), Some(StreamKind::Membership | StreamKind::Services)) {
             return Some(frames);
         }
         tokio::spawn(async move { while frames.next().await.is_some() {} });
@@ -249,7 +251,7 @@ impl Frames {
     }
 
     /// Waits for the first bytes, of which one is the kind.
-    async fn begin(&mut self) -> Option<()> {
+    pub(super) async fn begin(&mut self) -> Option<()> {
         if self.kind.is_none() { self.read_on().await } else { Some(()) }
     }
 
@@ -312,6 +314,13 @@ pub(super) fn control_frame(frame: Control) -> Vec<u8> {
     bytes
 }
 
+/// A service frame with a number.
+pub(super) fn service_frame(number: u64, service: &Service) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    put_numbered(&mut bytes, number, service);
+    bytes
+}
+
 pub(super) fn call_frame(head: &CallHead, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     head.put(&mut bytes, body.len());
@@ -334,6 +343,13 @@ pub(super) fn message_frame(mailbox: u64, number: u64, schema: u64, body: &[u8])
     let body = bytes::Bytes::copy_from_slice(body);
     put_message_head(&mut bytes, &MessageHead { mailbox, number, schema, trace: None }, body.len());
     bytes.extend_from_slice(&body);
+    bytes
+}
+
+pub(super) fn copies_frame(id: u64, schema: u64, to: Vec<(u64, u64)>, body: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    CopiesHead { id, schema, trace: None, to }.put(&mut bytes, body.len());
+    bytes.extend_from_slice(body);
     bytes
 }
 

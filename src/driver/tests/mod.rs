@@ -7,10 +7,13 @@ mod exchanges;
 mod fake;
 mod flood;
 mod greeting;
+mod groups;
 mod lives;
 mod membership;
 mod memory;
+mod monitors;
 mod newer;
+mod services;
 mod strangers;
 mod streams;
 

@@ -1,8 +1,8 @@
 //! What a member may do wrong after a good greeting. It costs the member its own session, and nobody else anything.
 
 use super::fake::{
-    Fake, Joined, call, call_frame, closed, control_frame, in_full, message_frame, next_stream, number_schema, open,
-    schema_frame,
+    Fake, Joined, call, call_frame, closed, control_frame, copies_frame, in_full, message_frame, next_stream,
+    number_schema, open, schema_frame,
 };
 use super::*;
 use crate::driver::session::Body;
@@ -92,7 +92,7 @@ async fn garbage_on_a_lane_ends_the_session() {
         breaks("an empty traced message", &[LANE, &frame(0x12, &[])]),
         breaks("an empty schema", &[LANE, &frame(0x10, &[])]),
         breaks("a trace cut off", &[LANE, &schema(0), &frame(0x12, &[1, 0, 0, 7, 7])]),
-        breaks("an unknown frame", &[LANE, &frame(0x13, &[])]),
+        breaks("an unknown frame", &[LANE, &frame(0x15, &[])]),
         breaks("a frame of the control stream", &[LANE, &control_frame(Control::Ping { seq: 1 })]),
         breaks("a frame of calls", &[LANE, &call(0, "double", 1000)]),
         breaks("HELLO again", &[LANE, &frame(0x01, &[0; 100])]),
@@ -110,6 +110,24 @@ async fn garbage_on_a_lane_ends_the_session() {
         too_large("a message over the limit", &[LANE, &huge]),
         too_large("a skippable frame over the limit", &[LANE, &announced(0x7f, 1 << 40)]),
         too_large("the longest frame of all", &[LANE, &announced(0x11, MOST)]),
+        breaks("no copies at all", &[LANE, &schema(0), &copies_frame(1, 0, vec![], &[7])]),
+        breaks("copies cut off", &[LANE, &schema(0), &frame(0x13, &[1, 0, 2, 1, 0])]),
+        breaks("too many copies", &[LANE, &schema(0), &copies_frame(1, 0, vec![(victim, 0); 4097], &[7])]),
+        breaks("copies of an undeclared schema", &[LANE, &copies_frame(1, 0, vec![(victim, 0)], &[7])]),
+        breaks(
+            "copies over credit",
+            &[LANE, &schema(0), &copies_frame(1, 0, vec![(victim, 1)], &vec![0; (32 << 10) - 127])],
+        ),
+        breaks(
+            "many copies over credit",
+            &[LANE, &schema(0), &copies_frame(1, 0, (1..259).map(|number| (victim, number)).collect(), &[])],
+        ),
+        breaks(
+            "a copy that was there",
+            &[LANE, &schema(0), &message_frame(victim, 1, 0, &[7]), &copies_frame(1, 0, vec![(victim, 1)], &[7])],
+        ),
+        breaks("one number for two copies", &[LANE, &schema(0), &copies_frame(1, 0, vec![(victim, 1); 2], &[7])]),
+        too_large("copies over the limit", &[BODY, &schema(0), &announced(0x13, (16 << 20) + OVERHEAD_MAX as u64 + 1)]),
         breaks("the same on a stream of its own", &[BODY, &[0x1d; 100]]),
         too_large("a body over the limit", &[BODY, &schema(0), &huge]),
         too_large("the longest body of all", &[BODY, &schema(0), &announced(0x11, MOST)]),
@@ -170,13 +188,22 @@ async fn unknown_and_silent_streams_end_the_session() {
     let mut world = World::new().await;
     let attacks = vec![
         breaks("kind 0", &[&[0]]),
-        breaks("kind 7", &[&[7, 1, 2, 3]]),
+        breaks("kind 8", &[&[8, 1, 2, 3]]),
         breaks("kind 0x80", &[&[0x80]]),
         breaks("a second control stream", &[&[1]]),
         breaks("READY again", &[&[1], &control_frame(Control::Ready)]),
-        Attack { code: Code::SLOW, down: DownReason::Overloaded, ..breaks("silence", &[]) },
     ];
     each(&mut world, attacks).await;
+
+    // It answers the clock, and nothing else: not the stop of its idle link either.
+    let fake = world.member("z@10.0.0.11:4370");
+    let mut joined = fake.join(&world.a).await;
+    while let Some(frame) = joined.frames.next_control().await {
+        if let Control::Ping { seq } = frame {
+            joined.control(Control::Pong { seq }).await;
+        }
+    }
+    ends(&mut world, &fake, joined, "silence", Code::SLOW, DownReason::Overloaded).await;
 
     let fake = world.member("y@10.0.0.10:4370");
     let ways: [(&str, &[u8], bool); 4] = [
@@ -217,6 +244,8 @@ async fn nonsense_on_the_control_stream_ends_the_session() {
         breaks("noise", &[&[0x1d; 100]]),
         breaks("READY again", &[&control_frame(Control::Ready)]),
         breaks("an unknown frame", &[&frame(0x3f, &[])]),
+        breaks("an answer to copies that were never sent", &[&frame(0x0e, &[1, 0])]),
+        breaks("an answer that goes on", &[&frame(0x0e, &[1, 0, 0])]),
         breaks("an empty ping", &[&frame(0x06, &[])]),
         breaks("a ping that goes on", &[&frame(0x06, &[1, 1])]),
         breaks("a STOP of no code", &[&frame(0x08, &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0])]),
