@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::config::LONGEST;
@@ -121,38 +122,63 @@ where
     F: FnOnce(ReplyTo<R>) -> M,
 {
     async fn run(self) -> Result<R, AskError> {
-        /// Forgets the question, and counts how it ended.
-        struct Open<'a> {
-            shared: &'a Shared,
-            serial: u64,
-            ended: Option<Result<(), bool>>,
-        }
-        impl Drop for Open<'_> {
-            fn drop(&mut self) {
-                self.shared.asks.forget(self.serial);
-                let counters = &self.shared.counters;
-                CallCounters::count(match self.ended {
-                    Some(Ok(())) => &counters.answered,
-                    Some(Err(true)) => &counters.timed_out,
-                    Some(Err(false)) => &counters.failed,
-                    None => &counters.given_up,
-                });
-            }
-        }
         let Self { address, message, timeout, .. } = self;
-        let shared = address.sender().ok_or(SendError::Unbound)?;
         let now = Instant::now();
         let deadline = inherited().cap(now + timeout);
-        let timeout = deadline.saturating_duration_since(now);
+        let (open, message) = Question::prepare(address, message)?;
+        open.answer(address, message, now, deadline).await
+    }
+}
+
+/// A question that has its number. Dropping it forgets it, and counts how it ended.
+pub(crate) struct Question<R> {
+    shared: Arc<Shared>,
+    serial: u64,
+    outcome: oneshot::Receiver<Outcome>,
+    ended: Option<Result<(), bool>>,
+    reply: PhantomData<fn() -> R>,
+}
+
+impl<R> Drop for Question<R> {
+    fn drop(&mut self) {
+        self.shared.asks.forget(self.serial);
+        let counters = &self.shared.counters;
+        CallCounters::count(match self.ended {
+            Some(Ok(())) => &counters.answered,
+            Some(Err(true)) => &counters.timed_out,
+            Some(Err(false)) => &counters.failed,
+            None => &counters.given_up,
+        });
+    }
+}
+
+impl<R: Message> Question<R> {
+    /// Makes the message that asks.
+    pub(crate) fn prepare<M: Message>(
+        address: &Address<M>,
+        message: impl FnOnce(ReplyTo<R>) -> M,
+    ) -> Result<(Self, M), AskError> {
+        let shared = address.sender().ok_or(SendError::Unbound)?.clone();
         let (ticket, outcome) = shared.asks.register(address.pid()).ok_or(AskError::Overloaded)?;
         CallCounters::count(&shared.counters.made);
-        let mut open = Open { shared, serial: ticket.serial, ended: None };
-        let reply_to = ReplyTo::new(shared.id(), ticket, Some(shared.clone()));
-        let message = message(reply_to);
+        let question = Self { serial: ticket.serial, outcome, ended: None, reply: PhantomData, shared: shared.clone() };
+        let reply_to = ReplyTo::new(shared.id(), ticket, Some(shared));
+        Ok((question, message(reply_to)))
+    }
+
+    /// Sends the message, and waits for the reply until the deadline.
+    pub(crate) async fn answer<M: Message>(
+        mut self,
+        address: &Address<M>,
+        message: M,
+        asked: Instant,
+        deadline: Instant,
+    ) -> Result<R, AskError> {
+        let Self { shared, serial, outcome, .. } = &mut self;
         let asking = async {
             address.send(message).await?;
             if let Some(session) = address.last_session() {
-                shared.asks.sent_in(ticket.serial, session.id);
+                shared.asks.sent_in(*serial, session.id);
                 // It may have ended in between.
                 if session.is_ended() {
                     return Err(AskError::Disconnected(session.peer.clone()));
@@ -165,8 +191,9 @@ where
                 Ok(Outcome::SessionEnded) | Err(_) => Err(AskError::Disconnected(address.node().clone())),
             }
         };
+        let timeout = deadline.saturating_duration_since(asked);
         let reply = tokio::time::timeout_at(deadline, asking).await.unwrap_or(Err(AskError::Timeout(timeout)));
-        open.ended = Some(reply.as_ref().map(|_| ()).map_err(|error| matches!(error, AskError::Timeout(_))));
+        self.ended = Some(reply.as_ref().map(|_| ()).map_err(|error| matches!(error, AskError::Timeout(_))));
         reply
     }
 }

@@ -131,6 +131,9 @@ pub struct Config {
     /// Events that a subscriber may leave unread before it is told `Lagged`, and facts of gossip before the oldest are
     /// dropped. Default 1024.
     pub events_max: usize,
+    /// Memberships in groups of this node's mailboxes, however often each joined; a join beyond is refused. Default 65536,
+    /// some 20 MiB at each node of the cluster.
+    pub groups_max: usize,
 
     /// Membership asks one other member for a sign of life in each such interval, and all in turn. Default 1 s, as in
     /// memberlist. A crash is noticed after 1.6 intervals on average, however large the cluster is (SWIM, 3.1), and
@@ -212,6 +215,51 @@ pub struct Config {
     /// [`Busy`](crate::PublishError::Busy), another's is dropped and counted.
     pub facts_max: usize,
 
+    /// How long to register, unregister, replace or update a name may take, unless the call says otherwise. Default 10 s.
+    /// Shorter than an arbiter's replacement takes ([`claim_patience`](Self::claim_patience) a few times), and a node that
+    /// dies at the wrong moment fails what would have gone through.
+    pub register_timeout: Duration,
+    /// How long an arbiter, or a name's present owner, may take to answer before it is done without. Default 1 s; less
+    /// than [`register_timeout`](Self::register_timeout). Too short, and a busy arbiter is passed over; long, and each
+    /// claim that meets a dead one waits so long.
+    pub claim_patience: Duration,
+    /// How long a new arbiter waits at most for what the others have granted before, until it decides itself. Default
+    /// 2 s. Shorter lets a name be granted twice while members come and go, which is revoked later; for so long a claim
+    /// may wait after such a change.
+    pub claim_barrier: Duration,
+    /// How long a granted claim that its node does not make use of keeps the name from others. Default 10 s; not below
+    /// [`register_timeout`](Self::register_timeout), or a slow claimant's grant may be given to another.
+    pub grant_kept: Duration,
+    /// How long a [`ConflictResolver`](crate::ConflictResolver) may take. Then the older claim keeps the name, which is
+    /// logged and counted. Default 1 s.
+    pub resolver_timeout: Duration,
+    /// Names that mailboxes of this node may have at one time, in all scopes. Default 131,072. A registration beyond
+    /// fails with [`LimitReached`](crate::RegisterError::LimitReached). Not above
+    /// [`entries_per_peer_max`](Self::entries_per_peer_max), which is what the others take of a node.
+    pub names_max: usize,
+    /// Claims of other nodes that this one, as an arbiter, decides on or keeps a name for at one time. Default 65,536.
+    /// Beyond it claims are put off.
+    pub claims_max: usize,
+    /// Names and memberships in groups that are taken of one other node. Default 2^18. A node that has more breaks the
+    /// rules: its session is ended. Not above [`entries_max`](Self::entries_max); the same on all nodes, or some have
+    /// what others refuse.
+    pub entries_per_peer_max: usize,
+    /// Names and memberships in groups of all nodes together. Default 2^20, some 300 bytes each and their metadata.
+    /// Beyond it some are left out here, and counted.
+    pub entries_max: usize,
+    /// Removals that each node's names and memberships remember in a scope. Default 4096. A node that was away for more
+    /// of them is told all anew.
+    pub tombstones_max: usize,
+    /// Bytes of names and memberships that may be on their way to one peer. Default 256 KiB, between 16 KiB and 1 GiB.
+    /// Larger makes a new node ready sooner over long fat networks.
+    pub services_window: usize,
+    /// How often a node compares all names and memberships that it knows with another node, and repairs what differs.
+    /// Default 1 s. While nothing differs it is one small frame.
+    pub names_sync_interval: Duration,
+    /// Mailboxes of this node that one peer may watch at one time. Default 131,072. A peer that watches more breaks the
+    /// rules: its session is ended.
+    pub watches_max: usize,
+
     /// QUIC's own idle time-out, behind the signs of life. Default 90 s.
     pub quic_idle_timeout: Duration,
     /// Streams that a peer may open at one time, after its HELLO. Default 64. Each costs about 66 bytes per link from
@@ -279,6 +327,7 @@ impl Default for Config {
             calls_max: 16 * 1024,
             call_window: 256 * KIB,
             events_max: 1024,
+            groups_max: 1 << 16,
             probe_interval: Duration::from_secs(1),
             probe_timeout: Duration::from_millis(500),
             dial_allowance: Duration::from_secs(1),
@@ -301,6 +350,19 @@ impl Default for Config {
             kept_links: 3,
             members_max: 16 * 1024,
             facts_max: 256,
+            register_timeout: Duration::from_secs(10),
+            claim_patience: Duration::from_secs(1),
+            claim_barrier: Duration::from_secs(2),
+            grant_kept: Duration::from_secs(10),
+            resolver_timeout: Duration::from_secs(1),
+            names_max: 128 * 1024,
+            claims_max: 64 * 1024,
+            entries_per_peer_max: 1 << 18,
+            entries_max: 1 << 20,
+            tombstones_max: 4096,
+            services_window: 256 * KIB,
+            names_sync_interval: Duration::from_secs(1),
+            watches_max: 128 * 1024,
             quic_idle_timeout: Duration::from_secs(90),
             streams_max: 64,
             stream_window: 1_250_000,
@@ -335,7 +397,7 @@ impl Config {
     /// later than with [`Config::lan`], and fewer are false. The times of membership are memberlist's for wide areas:
     /// probes every 5 s that may take 3 s, `suspicion_mult` 6 with 4 accusers, gossip to 4 every 500 ms, to the dead
     /// for 60 s, a comparison every 60 s. With them go `dial_allowance` 3 s, `dead_kept` 20 min, and dials and
-    /// greetings of 10 s with `conflict_check` 3 s.
+    /// greetings of 10 s with `conflict_check` 3 s. Claims of names have three times as long.
     #[must_use]
     pub fn wan() -> Self {
         Self {
@@ -353,6 +415,11 @@ impl Config {
             gossip_to_dead: Duration::from_secs(60),
             sync_interval: Duration::from_secs(60),
             dead_kept: Duration::from_secs(20 * 60),
+            register_timeout: Duration::from_secs(30),
+            claim_patience: Duration::from_secs(3),
+            claim_barrier: Duration::from_secs(6),
+            grant_kept: Duration::from_secs(30),
+            names_sync_interval: Duration::from_secs(3),
             ..Self::default()
         }
     }
@@ -407,6 +474,11 @@ impl Config {
             (self.dead_kept, "dead_kept"),
             (self.flap_window, "flap_window"),
             (self.hold_down_max, "hold_down_max"),
+            (self.register_timeout, "register_timeout"),
+            (self.claim_barrier, "claim_barrier"),
+            (self.grant_kept, "grant_kept"),
+            (self.resolver_timeout, "resolver_timeout"),
+            (self.names_sync_interval, "names_sync_interval"),
             (self.quic_idle_timeout, "quic_idle_timeout"),
             (self.frame_timeout, "frame_timeout"),
             (self.stream_timeout, "stream_timeout"),
@@ -478,7 +550,9 @@ impl Config {
         check(self.calls_max > 0, "calls_max", "must be above zero")?;
         check((1024..=1 << 30).contains(&self.call_window), "call_window", "must be between 1 KiB and 1 GiB")?;
         check(self.events_max > 0, "events_max", "must be above zero")?;
+        check((1..=1 << 20).contains(&self.groups_max), "groups_max", "must be between 1 and 2^20")?;
         self.validate_membership(check)?;
+        self.validate_services(check)?;
         check(self.streams_max >= 48, "streams_max", "must be at least 48: lanes, call, bulk and control streams")?;
         check((1200..=6500).contains(&self.mtu_max), "mtu_max", "must be between 1200 and 6500")?;
         check(!self.frame_timeout.is_zero(), "frame_timeout", some_time)?;
@@ -519,6 +593,31 @@ impl Config {
         check(self.hold_down_max >= self.hold_down, "hold_down_max", "must not be below hold_down")?;
         check((1..=64).contains(&self.kept_links), "kept_links", "must be between 1 and 64")?;
         check((1..=1 << 16).contains(&self.facts_max), "facts_max", "must be between 1 and 65536")
+    }
+
+    fn validate_services(
+        &self,
+        check: impl Fn(bool, &'static str, &'static str) -> Result<(), ConfigError>,
+    ) -> Result<(), ConfigError> {
+        let some_time = "must be above zero";
+        check(!self.claim_patience.is_zero(), "claim_patience", some_time)?;
+        check(self.claim_patience < self.register_timeout, "claim_patience", "must be below register_timeout")?;
+        check(!self.claim_barrier.is_zero(), "claim_barrier", some_time)?;
+        check(self.grant_kept >= self.register_timeout, "grant_kept", "must not be below register_timeout")?;
+        check(!self.resolver_timeout.is_zero(), "resolver_timeout", some_time)?;
+        check(!self.names_sync_interval.is_zero(), "names_sync_interval", some_time)?;
+        for (count, field) in [
+            (self.names_max, "names_max"),
+            (self.claims_max, "claims_max"),
+            (self.tombstones_max, "tombstones_max"),
+            (self.watches_max, "watches_max"),
+        ] {
+            check(count > 0, field, "must be above zero")?;
+        }
+        check(self.names_max <= self.entries_per_peer_max, "names_max", "must not be above entries_per_peer_max")?;
+        check(self.entries_per_peer_max <= self.entries_max, "entries_per_peer_max", "must not be above entries_max")?;
+        let window = 16 * 1024..=1 << 30;
+        check(window.contains(&self.services_window), "services_window", "must be between 16 KiB and 1 GiB")
     }
 }
 
@@ -606,6 +705,48 @@ mod tests {
             |c| c.members_max = usize::MAX,
             |c| c.kept_links = 0,
             |c| c.facts_max = 0,
+        ];
+        for (at, change) in beyond.into_iter().enumerate() {
+            assert!(!works(change), "{at}");
+        }
+    }
+
+    /// Each of them, at the last value that works and the first that does not.
+    #[test]
+    fn numbers_of_names_have_bounds() {
+        let works = |change: &dyn Fn(&mut Config)| {
+            let mut config = Config::default();
+            change(&mut config);
+            config.validate().is_ok()
+        };
+        let tick = Duration::from_nanos(1);
+        let within: [&dyn Fn(&mut Config); 7] = [
+            &|c| c.claim_patience = c.register_timeout - tick,
+            &|c| (c.register_timeout, c.grant_kept) = (LONGEST, LONGEST),
+            &|c| c.names_max = c.entries_per_peer_max,
+            &|c| c.entries_per_peer_max = c.entries_max,
+            &|c| (c.names_max, c.claims_max, c.tombstones_max, c.watches_max) = (1, 1, 1, 1),
+            &|c| c.services_window = 16 * 1024,
+            &|c| c.services_window = 1 << 30,
+        ];
+        for (at, change) in within.into_iter().enumerate() {
+            assert!(works(change), "{at}");
+        }
+        let beyond: [&dyn Fn(&mut Config); 14] = [
+            &|c| c.claim_patience = c.register_timeout,
+            &|c| c.claim_patience = Duration::ZERO,
+            &|c| c.claim_barrier = Duration::ZERO,
+            &|c| c.grant_kept = c.register_timeout - tick,
+            &|c| c.grant_kept = LONGEST + tick,
+            &|c| c.resolver_timeout = Duration::ZERO,
+            &|c| c.names_sync_interval = Duration::ZERO,
+            &|c| c.names_max = c.entries_per_peer_max + 1,
+            &|c| c.entries_per_peer_max = c.entries_max + 1,
+            &|c| c.names_max = 0,
+            &|c| c.claims_max = 0,
+            &|c| c.watches_max = 0,
+            &|c| c.services_window = 16 * 1024 - 1,
+            &|c| c.services_window = (1 << 30) + 1,
         ];
         for (at, change) in beyond.into_iter().enumerate() {
             assert!(!works(change), "{at}");

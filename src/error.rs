@@ -58,6 +58,43 @@ pub enum Error {
     Metadata(#[from] MetadataError),
     #[error(transparent)]
     Publish(#[from] PublishError),
+    #[error(transparent)]
+    Ready(#[from] ReadyError),
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+    #[error(transparent)]
+    Unregister(#[from] UnregisterError),
+    #[error(transparent)]
+    Replace(#[from] ReplaceError),
+    #[error(transparent)]
+    Update(UpdateError<Box<dyn std::error::Error + Send + Sync>>),
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    #[error(transparent)]
+    Wait(#[from] WaitError),
+    #[error(transparent)]
+    NamedSend(#[from] NamedSendError),
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    #[error(transparent)]
+    Leave(#[from] LeaveError),
+    #[error(transparent)]
+    Broadcast(#[from] BroadcastError),
+}
+
+impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<UpdateError<E>> for Error {
+    fn from(error: UpdateError<E>) -> Self {
+        Self::Update(match error {
+            UpdateError::Failed(error) => UpdateError::Failed(error.into()),
+            UpdateError::NotRegistered => UpdateError::NotRegistered,
+            UpdateError::TooLarge { size, max } => UpdateError::TooLarge { size, max },
+            UpdateError::NotReady => UpdateError::NotReady,
+            UpdateError::Timeout(patience) => UpdateError::Timeout(patience),
+            UpdateError::Shutdown => UpdateError::Shutdown,
+        })
+    }
 }
 
 impl Error {
@@ -72,6 +109,14 @@ impl Error {
             Self::Sink(error) => error.effect(),
             Self::Ask(error) => error.effect(),
             Self::Publish(error) => error.effect(),
+            Self::Register(error) => error.effect(),
+            Self::Unregister(error) => error.effect(),
+            Self::Replace(error) => error.effect(),
+            Self::Update(error) => error.effect(),
+            Self::NamedSend(error) => error.effect(),
+            Self::Join(error) => error.effect(),
+            Self::Leave(error) => error.effect(),
+            Self::Broadcast(error) => error.effect(),
             Self::Name(_)
             | Self::Key(_)
             | Self::Cookie(_)
@@ -79,7 +124,11 @@ impl Error {
             | Self::Start(_)
             | Self::Recv(_)
             | Self::Serve(_)
-            | Self::Metadata(_) => Effect::NotDone,
+            | Self::Metadata(_)
+            | Self::Ready(_)
+            | Self::Scope(_)
+            | Self::Lookup(_)
+            | Self::Wait(_) => Effect::NotDone,
         }
     }
 }
@@ -95,6 +144,22 @@ pub enum StartError {
         name: String,
         /// What is wrong with it.
         source: NameError,
+    },
+    /// A scope's name is not one.
+    #[error("not a scope: {name:?}")]
+    Scope {
+        /// The text that was given.
+        name: String,
+        /// What is wrong with it.
+        source: KeyError,
+    },
+    /// More scopes than a node takes part in.
+    #[error("{count} scopes, at most {max} are allowed")]
+    TooManyScopes {
+        /// Those given.
+        count: usize,
+        /// Those allowed.
+        max: usize,
     },
     /// The builder was given no cookie.
     #[error("a node needs a cookie")]
@@ -291,8 +356,8 @@ pub enum RecvError {
     /// There is nothing now.
     #[error("the mailbox is empty")]
     Empty,
-    /// The node is shut down, and all that had arrived was read.
-    #[error("the node is shut down")]
+    /// The node is shut down, or the mailbox was closed with the loss of its name, and all that had arrived was read.
+    #[error("the mailbox is closed")]
     Closed,
 }
 
@@ -521,6 +586,342 @@ pub enum PublishError {
 }
 
 impl PublishError {
+    /// Returns [`Effect::NotDone`].
+    pub fn effect(&self) -> Effect {
+        Effect::NotDone
+    }
+}
+
+/// Why a node will not be ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadyError {
+    /// This node has stopped, or is shutting down.
+    #[error("this node is shutting down")]
+    Shutdown,
+}
+
+/// Why a node has nothing to do with a scope.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ScopeError {
+    /// It was not started with [`Builder::scope`](crate::Builder::scope) of that name.
+    #[error("this node takes no part in scope {0:?}")]
+    NotInScope(String),
+}
+
+/// Why a name was not registered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegisterError {
+    /// Another mailbox has the name. One that has it itself may register again, and succeeds.
+    #[error("the name is taken by {owner}")]
+    Taken {
+        /// Who has it.
+        owner: Pid,
+        /// Its node has said so just now. Otherwise that node did not answer, and the name may become free.
+        is_confirmed: bool,
+    },
+    /// The mailbox is closed.
+    #[error("mailbox {0} is closed")]
+    #[doc(alias = "noproc")]
+    MailboxClosed(Pid),
+    /// The mailbox is another node's: a node registers its own.
+    #[error("mailbox {0} is not of this node")]
+    WrongNode(Pid),
+    /// This node has as many names as it may have.
+    #[error("this node has {max} names, and may have no more")]
+    LimitReached {
+        /// See [`Config::names_max`](crate::Config::names_max).
+        max: usize,
+    },
+    /// The metadata is longer than allowed.
+    #[error("the metadata has {size} bytes, at most {max} are allowed")]
+    TooLarge {
+        /// Bytes of it.
+        size: usize,
+        /// Bytes allowed.
+        max: usize,
+    },
+    /// This node does not know the names of the cluster yet: see [`Node::ready`](crate::Node::ready).
+    #[error("this node is not ready")]
+    NotReady,
+    /// Nobody decided in time. The name may have been registered, or may yet be for a moment.
+    #[error("not decided within {0:?}")]
+    Timeout(Duration),
+    /// It is registered, but some live member had not heard of it in time.
+    #[error("registered, but not everywhere within {0:?}")]
+    NotEverywhere(Duration),
+    /// Nobody who decides on this name takes part in the scope.
+    #[error("the scope has no part in this")]
+    NotInScope,
+    /// This node is shutting down.
+    #[error("this node is shutting down")]
+    Shutdown,
+}
+
+impl RegisterError {
+    /// Tells whether the name may have been registered.
+    pub fn effect(&self) -> Effect {
+        match self {
+            Self::Timeout(_) => Effect::Unknown,
+            Self::NotEverywhere(_) => Effect::Done,
+            _ => Effect::NotDone,
+        }
+    }
+}
+
+/// Why a name was not unregistered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnregisterError {
+    /// Another mailbox has the name.
+    #[error("the name belongs to {owner}")]
+    NotOwner {
+        /// Who has it.
+        owner: Pid,
+    },
+    /// Nobody has the name: so it may be done again without harm.
+    #[error("the name is not registered")]
+    NotRegistered,
+    /// This node does not know the names of the cluster yet: see [`Node::ready`](crate::Node::ready).
+    #[error("this node is not ready")]
+    NotReady,
+    /// The owner's node did not answer in time. It may have been done, or may yet be.
+    #[error("not done within {0:?}")]
+    Timeout(Duration),
+    /// This node is shutting down.
+    #[error("this node is shutting down")]
+    Shutdown,
+}
+
+impl UnregisterError {
+    /// Tells whether the name may have been unregistered.
+    pub fn effect(&self) -> Effect {
+        match self {
+            Self::Timeout(_) => Effect::Unknown,
+            _ => Effect::NotDone,
+        }
+    }
+}
+
+/// Why a name's owner was not replaced.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplaceError {
+    /// Another mailbox has the name than the one to be replaced.
+    #[error("the name belongs to {owner}")]
+    NotOwner {
+        /// Who has it.
+        owner: Pid,
+    },
+    /// Nobody has the name.
+    #[error("the name is not registered")]
+    NotRegistered,
+    /// The successor is closed.
+    #[error("mailbox {0} is closed")]
+    MailboxClosed(Pid),
+    /// The successor is another node's: a node registers its own mailboxes.
+    #[error("mailbox {0} is not of this node")]
+    WrongNode(Pid),
+    /// This node has as many names as it may have.
+    #[error("this node has {max} names, and may have no more")]
+    LimitReached {
+        /// See [`Config::names_max`](crate::Config::names_max).
+        max: usize,
+    },
+    /// The metadata is longer than allowed.
+    #[error("the metadata has {size} bytes, at most {max} are allowed")]
+    TooLarge {
+        /// Bytes of it.
+        size: usize,
+        /// Bytes allowed.
+        max: usize,
+    },
+    /// This node does not know the names of the cluster yet: see [`Node::ready`](crate::Node::ready).
+    #[error("this node is not ready")]
+    NotReady,
+    /// Nobody decided in time. It may have been done, or may yet be.
+    #[error("not decided within {0:?}")]
+    Timeout(Duration),
+    /// It is done, but some live member had not heard of it in time.
+    #[error("replaced, but not everywhere within {0:?}")]
+    NotEverywhere(Duration),
+    /// Nobody who decides on this name takes part in the scope.
+    #[error("the scope has no part in this")]
+    NotInScope,
+    /// This node is shutting down.
+    #[error("this node is shutting down")]
+    Shutdown,
+}
+
+impl ReplaceError {
+    /// Tells whether the owner may have been replaced.
+    pub fn effect(&self) -> Effect {
+        match self {
+            Self::Timeout(_) => Effect::Unknown,
+            Self::NotEverywhere(_) => Effect::Done,
+            _ => Effect::NotDone,
+        }
+    }
+}
+
+/// Why a name's metadata was not updated; `E` is the error of the function that makes the new of the old.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpdateError<E> {
+    /// The function failed.
+    #[error("the updater failed: {0}")]
+    Failed(E),
+    /// Nobody has the name.
+    #[error("the name is not registered")]
+    NotRegistered,
+    /// What the function made is longer than allowed.
+    #[error("the metadata has {size} bytes, at most {max} are allowed")]
+    TooLarge {
+        /// Bytes of it.
+        size: usize,
+        /// Bytes allowed.
+        max: usize,
+    },
+    /// This node does not know the names of the cluster yet: see [`Node::ready`](crate::Node::ready).
+    #[error("this node is not ready")]
+    NotReady,
+    /// The owner's node did not answer in time, or others were always first. It may have been done.
+    #[error("not done within {0:?}")]
+    Timeout(Duration),
+    /// This node is shutting down.
+    #[error("this node is shutting down")]
+    Shutdown,
+}
+
+impl<E> UpdateError<E> {
+    /// Tells whether the metadata may have been changed.
+    pub fn effect(&self) -> Effect {
+        match self {
+            Self::Timeout(_) => Effect::Unknown,
+            _ => Effect::NotDone,
+        }
+    }
+}
+
+/// Why a lookup gave no address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LookupError {
+    /// Nobody has the name, as far as this node knows.
+    #[error("the name is not registered")]
+    #[doc(alias = "undefined")]
+    NotFound,
+    /// The name's mailbox takes messages of another type.
+    #[error("the mailbox of that name takes {found:?}, not {expected:?}")]
+    TagMismatch {
+        /// The tag of the type that was asked for.
+        expected: String,
+        /// The tag of the type that the mailbox takes.
+        found: String,
+    },
+}
+
+/// Why a wait for a name ended without an address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WaitError {
+    /// The name is there, and its mailbox takes messages of another type.
+    #[error("the mailbox of that name takes {found:?}, not {expected:?}")]
+    TagMismatch {
+        /// The tag of the type that was asked for.
+        expected: String,
+        /// The tag of the type that the mailbox takes.
+        found: String,
+    },
+    /// Nobody had the name in time.
+    #[error("not registered within {0:?}")]
+    Timeout(Duration),
+    /// This node is shutting down.
+    #[error("this node is shutting down")]
+    Shutdown,
+}
+
+/// Why a message to a name was not sent: the effect is always [`Effect::NotDone`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NamedSendError {
+    /// The name leads to no mailbox of that type.
+    #[error("the name leads to no mailbox")]
+    Lookup(#[from] LookupError),
+    /// The mailbox of that name did not get it.
+    #[error("not sent to the mailbox of that name")]
+    Send(#[from] SendError),
+}
+
+impl NamedSendError {
+    /// Returns [`Effect::NotDone`].
+    pub fn effect(&self) -> Effect {
+        Effect::NotDone
+    }
+}
+
+/// Why a mailbox did not join a group. Nothing has changed: the effect is always [`Effect::NotDone`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// The mailbox is of another node: each node says for its own mailboxes where they are members.
+    #[error("mailbox {0} is not of this node")]
+    NotLocal(Pid),
+    /// The mailboxes of this node have as many memberships as they may, or this one joined 2^32 times.
+    #[error("the mailboxes of this node have as many memberships as they may, {0}")]
+    TooMany(usize),
+    /// This node has left the cluster, or is shutting down.
+    #[error("this node has left the cluster, or is shutting down")]
+    Shutdown,
+}
+
+impl JoinError {
+    /// Returns [`Effect::NotDone`].
+    pub fn effect(&self) -> Effect {
+        Effect::NotDone
+    }
+}
+
+/// Why a mailbox did not leave a group. Nothing has changed: the effect is always [`Effect::NotDone`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LeaveError {
+    /// The mailbox is no member, or is of another node.
+    #[error("mailbox {0} is no member, or is of another node")]
+    NotJoined(Pid),
+}
+
+impl LeaveError {
+    /// Returns [`Effect::NotDone`].
+    pub fn effect(&self) -> Effect {
+        Effect::NotDone
+    }
+}
+
+/// Why a message was sent to no member of a group. What became of it at each member, once it was sent, is no error but in
+/// the report.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BroadcastError {
+    /// The message is larger than this node takes.
+    #[error("the message has {size} bytes, at most {max} are allowed")]
+    TooLarge {
+        /// Bytes of the encoded message.
+        size: usize,
+        /// Bytes allowed.
+        max: usize,
+    },
+    /// The message cannot be encoded.
+    #[error("the message cannot be encoded: {0}")]
+    Encode(String),
+    /// This node is shutting down.
+    #[error("this node is shutting down")]
+    Shutdown,
+}
+
+impl BroadcastError {
     /// Returns [`Effect::NotDone`].
     pub fn effect(&self) -> Effect {
         Effect::NotDone

@@ -412,6 +412,12 @@ impl Pid {
     }
 }
 
+impl From<&Self> for Pid {
+    fn from(pid: &Self) -> Self {
+        pid.clone()
+    }
+}
+
 impl fmt::Display for Pid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.node, self.serial)

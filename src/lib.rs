@@ -36,7 +36,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! `examples/tour.rs` does the same with a process per node, and `examples/partition.rs` tests a service under a partition.
+//! `examples/tour.rs` does the same with a process per node, `examples/partition.rs` tests a service under a partition, and
+//! `examples/names.rs` shows what becomes of a name in one.
 //!
 //! # Order, loss, back-pressure
 //! Two nodes talk within a *session*, which begins with the first link between them. Links come and go (an idle one is
@@ -55,6 +56,18 @@
 //! each other for signs of life and tell each other what they learn, so [`Node::membership`] answers from memory who
 //! lives. A member that is suspected has time to object, so a busy one is not taken for dead; a dead one is gone
 //! everywhere in seconds. [`Node::gossip`] tells small facts to all who live, [`Node::health`] sums up what is wrong.
+//!
+//! # Names
+//! A mailbox may have a [`Name`], which one mailbox of the cluster has at a time: [`Registry::register`] asks the nodes
+//! that decide, [`Registry::lookup`] reads memory. A name goes with its mailbox and with its node. Two sides of a partition
+//! go on alone, and when they meet again the older claim stands on all nodes alike, and the other is told: [`Registry`] has
+//! the rules. A node takes part once it knows the names that there are: [`Node::ready`].
+//!
+//! # Names, groups, monitors
+//! [`Node::registry`] gives names to mailboxes: one owner each, found from memory on every node. [`Node::groups`] makes
+//! mailboxes members of groups, to which any node broadcasts. [`Node::monitor`] and [`Mailbox::monitor`] tell once that a
+//! mailbox or a node is gone, and why. A node has the names and groups of its cluster when it is [ready](Node::ready). What
+//! happens to names in a partition, and whose claim stands after it, is told at [`Registry`].
 //!
 //! # Runtime
 //! A node runs on the tokio runtime that starts it, and has no thread of its own. On a current-thread runtime it takes the
@@ -89,11 +102,14 @@ mod cluster;
 mod discovery;
 mod envelope;
 mod gossip;
+mod groups;
 mod health;
 mod membership;
 mod message;
 mod messaging;
+mod monitor;
 mod node;
+mod registry;
 mod rpc;
 
 mod driver;
@@ -117,15 +133,20 @@ pub use crate::cluster::{Cluster, NodeEvents, Refusals};
 pub use crate::codec::{DecodeError, EncodeError};
 pub use crate::config::{Config, ConfigError};
 pub use crate::discovery::{Contact, Discovery, Dns};
+pub use crate::driver::disputes::{Conflict, ConflictResolver, Verdict};
 pub use crate::driver::events::NodeEvent;
+pub use crate::driver::groups::{GroupEvent, GroupMember, LeftReason};
 pub use crate::driver::mailboxes::RefusedMessage;
 pub use crate::driver::members::MembershipEvent;
+pub use crate::driver::names::{NameChange, NameEntry, NameEvent, NameReason, RegistryCounters};
 pub use crate::envelope::{Envelope, EnvelopeError};
 pub use crate::error::{
-    AskError, CallError, CastError, ConnectError, DownReason, Effect, Error, MetadataError, PingError, PublishError,
-    RecvError, SendError, ServeError, SinkError, StartError,
+    AskError, BroadcastError, CallError, CastError, ConnectError, DownReason, Effect, Error, JoinError, LeaveError,
+    LookupError, MetadataError, NamedSendError, PingError, PublishError, ReadyError, RecvError, RegisterError,
+    ReplaceError, ScopeError, SendError, ServeError, SinkError, StartError, UnregisterError, UpdateError, WaitError,
 };
 pub use crate::gossip::{FACT_MAX, Fact, Facts, Gossip, TOPIC_MAX, Topic};
+pub use crate::groups::{Broadcast, Gather, Gathered, Group, GroupEvents, Groups, Outcome, Pick, Report};
 pub use crate::health::{Checked, Health, HealthReason, HealthStatus, PeerHealth};
 pub use crate::id::{
     CLUSTER_NAME_MAX, ClusterName, DEFAULT_PORT, HostName, NODE_NAME_MAX, NameError, NodeId, NodeName, Pid,
@@ -135,8 +156,15 @@ pub use crate::key::{KEY_MAX, KeyError};
 pub use crate::membership::{METADATA_MAX, Membership, MembershipEvents};
 pub use crate::message::Message;
 pub use crate::messaging::{Address, Mailbox, Received, SendAllError, TrySendError};
-pub use crate::node::{ADVERTISED_MAX, Builder, Node};
+pub use crate::monitor::{Monitor, Monitored, Notice, Watching};
+pub use crate::node::{ADVERTISED_MAX, Builder, Node, SCOPE_MAX, SCOPES_MAX};
 pub use crate::proto::membership::member::{Member, MemberEvent, MemberState, MembershipCounters};
+pub use crate::proto::monitor::Fate;
+pub use crate::proto::node::services::RegistryStats;
+pub use crate::registry::{
+    ConflictRule, NAME_METADATA_MAX, Name, NameEvents, Names, OnLoss, Register, Registration, Registry, Replace,
+    WaitFor,
+};
 pub use crate::rpc::{
     Call, CallContext, CallStats, CallStream, Callee, Cast, Identity, Method, Multicall, Rpc, Serving, Sink, StreamCall,
 };

@@ -177,6 +177,11 @@ pub(crate) fn is_tagged<M: Message>(schema: &Schema) -> bool {
     schema.tag == known_schema::<M>().tag
 }
 
+/// Tells whether that is a type's tag.
+pub(crate) fn has_tag<M: Message>(tag: &str) -> bool {
+    known_schema::<M>().tag == tag
+}
+
 thread_local! {
     /// The schemas of the types that this thread has met: to make a composed tag is dearer than to decode a small message.
     static KNOWN: RefCell<HashMap<TypeId, Rc<Schema>, BuildHasherDefault<TypeIdHasher>>> = RefCell::default();

@@ -116,12 +116,23 @@ impl<M: Message> Mailbox<M> {
         Pid::new(self.shared.id(), self.serial)
     }
 
+    /// The node that it is of.
+    pub(crate) fn home(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Whether it is a mailbox of that node.
+    pub(crate) fn is_of(&self, shared: &Arc<Shared>) -> bool {
+        Arc::ptr_eq(&self.shared, shared)
+    }
+
     /// Returns an address of this mailbox, valid from any node.
     pub fn address(&self) -> Address<M> {
         Address::bound(self.pid(), &self.shared)
     }
 
-    /// Waits for the next message. `None` once the node is shut down and all that had arrived is read.
+    /// Waits for the next message. `None` once all that had arrived is read and the node is shut down, or the mailbox was
+    /// closed because it lost its name ([`OnLoss::CloseMailbox`](crate::OnLoss::CloseMailbox)).
     ///
     /// # Cancel safety
     /// A receive that is dropped takes no message.
@@ -175,6 +186,14 @@ impl<M: Message> Mailbox<M> {
         self.refused
     }
 
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(crate) fn queue(&self) -> &Arc<Queue<M>> {
+        &self.queue
+    }
+
     fn poll_read<T>(
         &mut self,
         context: &mut Context<'_>,
@@ -213,6 +232,14 @@ impl<M: Message> Mailbox<M> {
                         self.pay();
                     }
                     return open(self, Opened::Local(message, trace));
+                }
+                Entry::Notice(notice) => {
+                    if self.taken.is_empty() {
+                        self.pay();
+                    }
+                    if let Some(message) = notice.into_message() {
+                        return open(self, Opened::Local(message, None));
+                    }
                 }
             }
         }
@@ -330,6 +357,7 @@ impl<M: Message> futures_core::Stream for Mailbox<M> {
 
 impl<M: Message> Drop for Mailbox<M> {
     fn drop(&mut self) {
+        self.shared.unwatch_all(self.serial);
         self.shared.close_mailbox(self.serial);
         self.queue.abandon();
     }
@@ -370,7 +398,7 @@ impl SentIn {
 }
 
 /// What a message takes in a mailbox of its own node, in bytes.
-fn footprint<M: Message>(message: &M) -> usize {
+pub(crate) fn footprint<M: Message>(message: &M) -> usize {
     size_of::<M>() + message.heap_size()
 }
 
@@ -680,6 +708,18 @@ impl<M: Message> Eq for Address<M> {}
 impl<M: Message> Hash for Address<M> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.pid.hash(state);
+    }
+}
+
+impl<M: Message> From<&Address<M>> for Pid {
+    fn from(address: &Address<M>) -> Self {
+        address.pid.clone()
+    }
+}
+
+impl<M: Message> From<&Mailbox<M>> for Pid {
+    fn from(mailbox: &Mailbox<M>) -> Self {
+        mailbox.pid()
     }
 }
 

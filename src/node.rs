@@ -1,5 +1,6 @@
 //! A node: its start, its parts, its end.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -9,15 +10,21 @@ use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::discovery::{self, Discovery, Ways};
 use crate::driver::mailboxes::{RefusedHook, RefusedMessage};
+use crate::driver::services::Services;
 use crate::driver::{self, Command, Shared};
-use crate::error::StartError;
+use crate::error::{ReadyError, StartError};
 use crate::gossip::Gossip;
+use crate::groups::Groups;
 use crate::health::Health;
 use crate::id::{ClusterName, HostName, NameError, NodeId, NodeName};
 use crate::identity::{ClusterKeys, Cookie};
+use crate::key::Key;
 use crate::membership::Membership;
 use crate::message::Message;
 use crate::messaging::Mailbox;
+use crate::monitor::{Monitor, Monitored};
+use crate::proto::founding::Plan;
+use crate::registry::{ConflictRule, Registry};
 use crate::rpc::Rpc;
 use crate::transport::tls::Tls;
 use crate::transport::{Endpoint, Network};
@@ -74,6 +81,9 @@ impl Node {
             cluster: Ok(ClusterName::default()),
             join: Vec::new(),
             sources: Vec::new(),
+            expect: None,
+            scopes: Vec::new(),
+            rule: ConflictRule::default(),
             bind: None,
             advertise: Vec::new(),
             network: Network::system(),
@@ -105,6 +115,25 @@ impl Node {
         Mailbox::open(&self.guard.shared)
     }
 
+    /// Watches a mailbox, a node or the owner of a name: the future resolves when it is gone, or out of reach.
+    ///
+    /// The watch is on when this returns, not when the future is first polled; dropping the future ends it. See
+    /// [`Monitor`] for what is promised. To be told in a mailbox, in order with its messages, use [`Mailbox::monitor`].
+    #[doc(alias = "link")]
+    pub fn monitor(&self, target: impl Into<Monitored>) -> Monitor {
+        Monitor::begin(&self.guard.shared, target.into(), false)
+    }
+
+    /// As [`monitor`](Self::monitor), but a session that ends is no end: the watch goes on until the target is gone for
+    /// certain. It is never told [`Fate::Disconnected`](crate::Fate::Disconnected) while this node runs, unless nothing is
+    /// known of the target's node.
+    ///
+    /// As long as there is no session the node is dialled again every second. That a mailbox was closed meanwhile is told
+    /// when there is a session again, and the end of a member as soon as the others agree on it.
+    pub fn monitor_until_dead(&self, target: impl Into<Monitored>) -> Monitor {
+        Monitor::begin(&self.guard.shared, target.into(), true)
+    }
+
     /// Returns the part that serves methods and calls them.
     pub fn rpc(&self) -> Rpc {
         Rpc::new(&self.guard.shared)
@@ -122,6 +151,12 @@ impl Node {
         Membership::new(&self.guard.shared)
     }
 
+    /// Returns the part that knows the groups of the cluster, and sends to their members.
+    #[doc(alias = "pg")]
+    pub fn groups(&self) -> Groups {
+        Groups::new(&self.guard.shared)
+    }
+
     /// Returns the part that tells small facts to all live nodes.
     pub fn gossip(&self) -> Gossip {
         Gossip::new(&self.guard.shared)
@@ -130,6 +165,47 @@ impl Node {
     /// Returns the part that tells how well the node and its cluster are.
     pub fn health(&self) -> Health {
         Health::new(&self.guard.shared)
+    }
+
+    /// Returns the part that knows which mailbox has which name.
+    #[doc(alias = "global")]
+    #[doc(alias = "whereis")]
+    pub fn registry(&self) -> Registry {
+        Registry::new(&self.guard.shared)
+    }
+
+    /// Waits until this node is ready: it knows the names and groups of the cluster, or has founded one.
+    ///
+    /// Until then [`Registry`] answers from what has come so far, and claims fail with
+    /// [`NotReady`](crate::RegisterError::NotReady). A node that has nobody to join is ready at once, one that joins when
+    /// it has taken over all that a ready member knows. Who founds the cluster, where all nodes begin together, is told
+    /// at [`Builder::bootstrap_expect`]. Once ready, a node stays so.
+    ///
+    /// It has no deadline of its own: a node that finds nobody waits for ever.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), distribute::Error> {
+    /// use distribute::{Cookie, Node};
+    ///
+    /// let node = Node::builder("here@127.0.0.1:0").cookie(Cookie::generate()).start().await?;
+    /// node.ready().await?;
+    /// # node.shutdown().await;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ReadyError`] once the node has stopped.
+    ///
+    /// # Cancel safety
+    /// A wait that is dropped leaves nothing behind.
+    pub async fn ready(&self) -> Result<(), ReadyError> {
+        self.guard.shared.names.wait_ready().await
+    }
+
+    /// Tells whether this node is ready, as [`ready`](Self::ready) waits for.
+    pub fn is_ready(&self) -> bool {
+        self.guard.shared.names.is_ready()
     }
 
     /// Leaves in good order: refuses new calls, waits for running handlers, says good-bye to the other members as
@@ -175,6 +251,9 @@ pub struct Builder {
     cluster: Result<ClusterName, StartError>,
     join: Vec<Result<NodeName, StartError>>,
     sources: Vec<Arc<dyn Discovery>>,
+    expect: Option<usize>,
+    scopes: Vec<Result<Key, StartError>>,
+    rule: ConflictRule,
     bind: Option<SocketAddr>,
     advertise: Vec<SocketAddr>,
     network: Network,
@@ -186,12 +265,15 @@ pub struct Builder {
 
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, cluster, join, bind, advertise, network, flags, config, .. } = self;
+        let Self { name, cluster, join, expect, scopes, rule, bind, advertise, network, flags, config, .. } = self;
         f.debug_struct("Builder")
             .field("name", name)
             .field("cluster", cluster)
             .field("join", join)
             .field("sources", &self.sources.len())
+            .field("expect", expect)
+            .field("scopes", scopes)
+            .field("rule", rule)
             .field("bind", bind)
             .field("advertise", advertise)
             .field("network", network)
@@ -203,6 +285,12 @@ impl fmt::Debug for Builder {
 
 /// The most addresses that a node advertises beside its name.
 pub const ADVERTISED_MAX: usize = 4;
+
+/// The longest name of a scope, in bytes.
+pub const SCOPE_MAX: usize = 64;
+
+/// The most scopes that a node takes part in, beside the default one.
+pub const SCOPES_MAX: usize = 64;
 
 impl Builder {
     /// Sets the cookie, which all nodes of the cluster share. Required.
@@ -242,6 +330,43 @@ impl Builder {
     /// asked again each time that the node looks for others, and at most 64 places are tried each time.
     pub fn discover(mut self, source: impl Discovery) -> Self {
         self.sources.push(Arc::new(source));
+        self
+    }
+
+    /// Sets how many nodes, this one included, make up the cluster at its first start: when so many see each other and
+    /// none of them is ready, the one with the lowest name founds the cluster, and the others take it over from there.
+    /// Give the same number to all.
+    ///
+    /// It answers how a cluster begins when all its nodes start at once. Without it
+    /// - a node without [`join`](Self::join) and [`discover`](Self::discover) founds a cluster of its own at once;
+    /// - nodes that name each other by `join` wait until all of these are up, and then the lowest name founds: so each
+    ///   should name all others, or one that founds by itself;
+    /// - a node that has only `discover` never founds, and waits for a ready member: let one of them expect.
+    ///
+    /// A ready member is always preferred to founding: a node that is started later joins what is there, whatever it
+    /// expects. With 1, and 0 counts as 1, the node founds at once, and two such nodes found two clusters, which become
+    /// one when they meet: conflicts of names are then settled as after a partition.
+    pub fn bootstrap_expect(mut self, nodes: usize) -> Self {
+        self.expect = Some(nodes.max(1));
+        self
+    }
+
+    /// Takes part in a scope, beside the default one: a part of the names and groups that only the nodes in it know. A
+    /// scope is named in 1 to [`SCOPE_MAX`] bytes without control characters; there may be [`SCOPES_MAX`] of them.
+    ///
+    /// See [`Registry::in_scope`].
+    pub fn scope(mut self, name: impl Into<String>) -> Self {
+        let name = name.into();
+        let scope = Key::parse_within(name.clone(), SCOPE_MAX);
+        self.scopes.push(scope.map_err(|source| StartError::Scope { name, source }));
+        self
+    }
+
+    /// Sets which of two claims of one name stands, as a [`ConflictRule`] or by a
+    /// [`ConflictResolver`](crate::ConflictResolver). The default is [`ConflictRule::Oldest`]. It must be the same on all
+    /// nodes, or they will not agree on who has the name.
+    pub fn conflict_resolver(mut self, rule: impl Into<ConflictRule>) -> Self {
+        self.rule = rule.into();
         self
     }
 
@@ -318,6 +443,9 @@ impl Builder {
             cluster,
             join,
             sources,
+            expect,
+            scopes,
+            rule,
             bind,
             advertise,
             network,
@@ -327,6 +455,10 @@ impl Builder {
             config,
         } = self;
         let (name, cluster) = (name?, cluster?);
+        let scopes = scopes.into_iter().collect::<Result<BTreeSet<_>, _>>()?;
+        if scopes.len() > SCOPES_MAX {
+            return Err(StartError::TooManyScopes { count: scopes.len(), max: SCOPES_MAX });
+        }
         let ways = Ways { names: join.into_iter().collect::<Result<_, _>>()?, sources };
         config.validate()?;
         let cookie = cookie.ok_or(StartError::NoCookie)?;
@@ -352,12 +484,28 @@ impl Builder {
         tracing::info!(node = %id, %cluster, address = %bound, "started");
         let addresses = advertise.into_iter().take(ADVERTISED_MAX).collect();
         let seed = u64::from_be_bytes(seed);
-        let start = driver::Start { config, cluster, id, endpoint, tls, on_refused, addresses, flags, seed };
+        let (rule, resolver) = rule.into_parts();
+        let scopes = scopes.iter().map(Key::to_text).collect();
+        let services = Services { scopes, plan: plan(&name, &ways, expect), rule, resolver };
+        let start = driver::Start { config, cluster, id, endpoint, tls, on_refused, addresses, flags, seed, services };
         let shared = driver::start(start);
         if !ways.names.is_empty() || !ways.sources.is_empty() {
             tokio::spawn(discovery::seek(shared.clone(), ways, !seed));
         }
         Ok(Node { guard: Arc::new(Guard { shared, name, address: bound }) })
+    }
+}
+
+/// How the first node of the cluster is found.
+fn plan(own: &NodeName, ways: &Ways, expect: Option<usize>) -> Plan {
+    let others: Vec<_> = ways.names.iter().filter(|name| *name != own).cloned().collect();
+    match expect {
+        Some(1) => Plan::Found,
+        Some(nodes) => Plan::Expect(nodes),
+        None if !others.is_empty() => Plan::Contacts(others),
+        None if ways.sources.is_empty() => Plan::Found,
+        // Nobody says how many there are to be: never all, so a ready member has to come.
+        None => Plan::Expect(usize::MAX),
     }
 }
 
@@ -381,4 +529,28 @@ fn default_bind(name: &NodeName, network: &Network) -> SocketAddr {
 /// Microseconds since 1970: later lives of a name have greater numbers, as far as the clock goes; peers correct the rest.
 fn incarnation_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |elapsed| elapsed.as_micros() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::discovery::Dns;
+
+    #[test]
+    fn who_founds_follows_from_the_ways_in() {
+        let name = |local: &str| NodeName::parse(&format!("{local}@10.0.0.1")).unwrap();
+        let planned = |names: &[&str], discovers: bool, expect| {
+            let source = || Arc::new(Dns::new("seeds.internal").unwrap()) as Arc<dyn Discovery>;
+            let names = names.iter().map(|local| name(local)).collect();
+            let ways = Ways { names, sources: discovers.then(source).into_iter().collect() };
+            plan(&name("a"), &ways, expect)
+        };
+        assert_eq!(planned(&[], false, None), Plan::Found);
+        assert_eq!(planned(&["a"], false, None), Plan::Found, "it names only itself");
+        assert_eq!(planned(&["a", "b"], true, None), Plan::Contacts(vec![name("b")]));
+        assert_eq!(planned(&[], true, None), Plan::Expect(usize::MAX));
+        assert_eq!(planned(&["b"], true, Some(3)), Plan::Expect(3));
+        assert_eq!(planned(&["b"], true, Some(1)), Plan::Found);
+        assert_eq!(Node::builder("a@h:1").bootstrap_expect(0).expect, Some(1));
+    }
 }

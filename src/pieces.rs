@@ -1,14 +1,28 @@
-//! Private pieces, opened for the project's own benchmarks (`benches/pieces.rs`, `benches/membership`). Not part of the API.
+//! Private pieces, opened for the project's own benchmarks (`benches/pieces.rs`, `benches/groups.rs`,
+//! `benches/membership`, `benches/registry.rs`). Not part of the API.
 #![allow(missing_docs, missing_debug_implementations, reason = "read by benchmarks")]
 
 use bytes::Bytes;
 
+use crate::groups::Group;
+use crate::id::{NodeId, Pid};
+use crate::message::{Message, schema};
+use crate::messaging::Mailbox;
+use crate::node::Node;
 use crate::proto::lanes::{Arrived, Inbound, InboundLimits, MESSAGE_COST, Offer, Offered, Outbound, Pool};
+use crate::proto::registry::{Named, Reason};
+use crate::proto::replication::Cause;
 use crate::wire::{MessageHead, Splitter, put_message_head};
 
 /// The simulator of many members.
 pub mod membership {
     pub use crate::proto::sim::*;
+}
+
+/// Tells a node of a member elsewhere, as if that had joined.
+pub fn tell_member<M: Message>(node: &Node, group: &Group<M>, member: &Mailbox<M>) {
+    let (group, tag) = (group.name().into(), schema::<M>().tag.into());
+    node.shared().groups.apply("", group, member.pid(), tag, 1, Cause::Written);
 }
 
 /// What a lane carries: so many messages to one mailbox.
@@ -80,4 +94,19 @@ impl Lanes {
         self.receiver.consumed(mailbox, cost, &mut self.pool, &mut grants);
         grants.into_iter().for_each(|grant| self.sender.granted(grant, &mut outputs));
     }
+}
+
+/// Tells the handles of a node that a mailbox for `u64` of a node elsewhere has a name, or that nobody has it, as its
+/// registry would.
+pub fn tell_name(node: &Node, name: &str, mailbox: Option<u64>) {
+    let elsewhere = NodeId::new("elsewhere@127.0.0.1:9".parse().expect("a name"), 1);
+    let named = mailbox.map(|serial| Named {
+        pid: Pid::new(elsewhere, serial),
+        version: 1,
+        stamp: 1,
+        tag: "u64".into(),
+        metadata: Bytes::new(),
+    });
+    let reason = if named.is_some() { Reason::Registered } else { Reason::Unregistered };
+    node.shared().names.apply("", name.into(), named, reason);
 }
