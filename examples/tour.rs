@@ -5,12 +5,14 @@
 //!
 //!                      ┌─ words ──▶ counter-1
 //!  FILE ─▶ coordinator ┤                           each a process with a node of its own, on loopback;
-//!              ▲       └─ words ──▶ counter-2      counts come back as answers to calls
+//!              ▲       └─ words ──▶ counter-2      found by name; counts come back as answers to calls
 //!              └── refused ── stranger             a fourth process, with another cookie
 //! ```
 //!
-//! Read [`count_words`] for what a service does, [`stream`] for sending, [`collect`] for calling, [`lose_one`] for how the
-//! death of a member is noticed, and [`turn_away`] for what a stranger meets. The rest starts processes and prints.
+//! Read [`count_words`] for what a service does, [`stand_for_chief`] for a name that many want, [`work`] for a member of a
+//! group. Then [`stream`] for sending, [`collect`] for calling, [`name_and_find`] and [`elect`] for names, [`share_out`]
+//! for groups, [`lose_one`] for how the death of a member is noticed, and [`turn_away`] for what a stranger meets. The
+//! rest starts processes and prints.
 //!
 //! Without FILE the words of README.md are counted. `RUST_LOG=distribute=debug` shows what the nodes do meanwhile.
 
@@ -22,11 +24,12 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use distribute::{
-    Address, AuthError, Config, ConnectError, Cookie, DownReason, MemberEvent, MembershipEvent, Message, Method, Node,
-    NodeEvent, NodeName,
+    Address, AuthError, Config, ConnectError, Cookie, DownReason, Fate, Group, LookupError, Mailbox, MemberEvent,
+    MembershipEvent, Message, Method, Name, Names, Node, NodeEvent, NodeName, Notice, Outcome, Pid, RecvError,
+    RegisterError, ReplyTo,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -50,6 +53,11 @@ const WORD_MAX: usize = 100;
 const CALLS: usize = 5_000;
 const WARM_UP_CALLS: usize = 500;
 const PAGE: usize = 1_000;
+const REGISTRATIONS: usize = 100;
+const LOOKUPS: u32 = 200_000;
+const ELECTIONS: u32 = 20;
+const LINE_WORDS: usize = 10;
+const LINES_MAX: usize = 1_000;
 
 /// One word on its way to a counter.
 #[derive(Serialize, Deserialize)]
@@ -57,6 +65,28 @@ struct Word(String);
 
 impl Message for Word {
     const TAG: &'static str = "tour.word";
+    const VERSION: u32 = 1;
+}
+
+/// Where the mailboxes for words are found: `words/counter-1`.
+const COUNTERS: Names<Word> = Names::new("words");
+
+/// Names that all nodes want: `tour.chief/1`.
+const CHIEFS: Names<u64> = Names::new("tour.chief");
+
+/// Workers, one on each node.
+const WORKERS: Group<Work> = Group::new("tour.workers");
+
+#[derive(Serialize, Deserialize)]
+enum Work {
+    /// Words to count.
+    Line(Vec<String>),
+    /// How many were counted so far is asked.
+    Total(ReplyTo<u64>),
+}
+
+impl Message for Work {
+    const TAG: &'static str = "tour.work";
     const VERSION: u32 = 1;
 }
 
@@ -71,6 +101,25 @@ const NEXT: Method<u64, u64> = Method::new("tour.next");
 
 /// Answers once the named member was declared dead: how many microseconds after the question it was suspected, and declared.
 const MOURN: Method<NodeName, (u64, u64)> = Method::new("tour.mourn");
+
+/// Claims a chief's name at a moment, on the clock that these processes share. Answers with who has it, as the claim was
+/// told, and how long that took.
+const STAND: Method<(u32, SystemTime), Result<(Pid, Duration), String>> = Method::new("tour.stand");
+
+/// Answers with who has a chief's name, as soon as somebody has.
+const CHIEF: Method<u32, Result<Pid, String>> = Method::new("tour.chief");
+
+/// The coordinator's watch of a counter.
+#[derive(Serialize, Deserialize)]
+enum Watch {
+    #[serde(skip)]
+    Gone(Notice),
+}
+
+impl Message for Watch {
+    const TAG: &'static str = "tour.watch";
+    const VERSION: u32 = 1;
+}
 
 /// Prints a line, and does not mind when nobody reads on.
 macro_rules! say {
@@ -124,28 +173,25 @@ struct Counts {
     by_word: BTreeMap<String, u64>,
 }
 
-/// Where a counter is found: the line that it prints. An address is a value and survives JSON.
-#[derive(Serialize, Deserialize)]
-struct Place {
-    node: NodeName,
-    words: Address<Word>,
-}
-
 /// A process that counts words until its standard input ends, which happens at the latest when its parent dies.
 async fn counter(name: &str, cookie: &str, join: &str) -> Result<()> {
     let node = Node::builder(name).cookie(Cookie::load(cookie)?).join(join).config(Config::local()).start().await?;
     mourn(&node)?;
-    let words = count_words(&node)?;
-    report(&Place { node: node.name().clone(), words })?;
+    stand_for_chief(&node)?;
+    work(&node)?;
+    report(node.name())?;
+    // Until then it does not know which names are taken.
+    node.ready().await?;
+    count_words(&node).await?;
     parent_is_done().await;
     node.shutdown().await;
     Ok(())
 }
 
-/// The service: a mailbox for words, and three methods.
-fn count_words(node: &Node) -> Result<Address<Word>> {
+/// The service: a mailbox for words, found by its name, and three methods.
+async fn count_words(node: &Node) -> Result<()> {
     let mut words = node.mailbox::<Word>();
-    let address = words.address();
+    node.registry().register(COUNTERS.name(node.name().local())?, &words).await?;
     let counts = Arc::new(watch::Sender::new(Counts::default()));
 
     let counted = counts.clone();
@@ -172,7 +218,53 @@ fn count_words(node: &Node) -> Result<Address<Word>> {
             });
         }
     });
-    Ok(address)
+    Ok(())
+}
+
+/// Claims a name at the moment at which all others claim it.
+fn stand_for_chief(node: &Node) -> Result<()> {
+    // One mailbox may have many names, and would lose them all if it closed.
+    let (registry, office) = (node.registry(), node.mailbox());
+    node.rpc().serve(STAND, move |_call, (number, at)| {
+        let claim = CHIEFS.name(number).map(|name| registry.register(name, &office));
+        async move {
+            let claim = claim.map_err(|error| error.to_string())?;
+            tokio::time::sleep(at.duration_since(SystemTime::now()).unwrap_or_default()).await;
+            let began = Instant::now();
+            let owner = match claim.await {
+                Ok(registration) => registration.pid().clone(),
+                Err(RegisterError::Taken { owner, .. }) => owner,
+                Err(error) => return Err(explain(&error)),
+            };
+            Ok((owner, began.elapsed()))
+        }
+    })?;
+    let registry = node.registry();
+    node.rpc().serve(CHIEF, move |_call, number: u32| {
+        let chief = CHIEFS.name(number).map(|name| registry.wait_for(name));
+        async move {
+            let chief = chief.map_err(|error| error.to_string())?.await;
+            Ok(chief.map_err(|error| explain(&error))?.pid().clone())
+        }
+    })?;
+    Ok(())
+}
+
+/// A worker: a member of a group, that counts and tells.
+fn work(node: &Node) -> Result<()> {
+    let mut worker = node.mailbox();
+    node.groups().join(WORKERS, &worker)?;
+    tokio::spawn(async move {
+        let mut total = 0;
+        while let Some(work) = worker.recv().await {
+            match work {
+                Work::Line(words) => total += words.len() as u64,
+                // Whoever asked may have given up.
+                Work::Total(asker) => drop(asker.reply(total).await),
+            }
+        }
+    });
+    Ok(())
 }
 
 /// Tells, when asked, how this node saw another die.
@@ -216,22 +308,26 @@ async fn tour(path: &Path, words: &[String]) -> Result<()> {
     let began = Instant::now();
     let node = Node::builder("coordinator@127.0.0.1:0").cookie(cookie).config(Config::local()).start().await?;
     mourn(&node)?;
+    stand_for_chief(&node)?;
+    work(&node)?;
     let mut events = node.cluster().node_events();
     say!("{} runs in process {}.", node.name(), std::process::id());
     let cookie_file = cookie_file.to_str().ok_or("the temporary directory has a name that is not UTF-8")?;
     let mut counters = Vec::new();
     for name in ["counter-1@127.0.0.1:0", "counter-2@127.0.0.1:0"] {
-        let (process, place): (_, Place) = launch(&["--counter", name, cookie_file, node.name().as_str()]).await?;
-        say!("{} runs in process {}.", place.node, process.id());
-        counters.push(Counter { process, node: place.node, words: place.words.bind(&node) });
+        let (process, name): (_, NodeName) = launch(&["--counter", name, cookie_file, node.name().as_str()]).await?;
+        say!("{name} runs in process {}.", process.id());
+        let began = Instant::now();
+        node.cluster().connect(&name).await?;
+        say!("Dialled it: both sides proved themselves within {}.", milliseconds(began.elapsed()));
+        let words = node.registry().wait_for(COUNTERS.name(name.local())?).timeout(PATIENCE).await?;
+        counters.push(Counter { process, node: name, words });
     }
     say!("They share a fresh random cookie, which travels only as a file that its owner alone can read.");
-    say!("All were up {} after the first was begun.", milliseconds(began.elapsed()));
-    for counter in &counters {
-        let began = Instant::now();
-        node.cluster().connect(&counter.node).await?;
-        say!("Dialled {}: both sides proved themselves within {}.", counter.node, milliseconds(began.elapsed()));
-    }
+    say!(
+        "All were up, and their mailboxes found by name, {} after the first was begun.",
+        milliseconds(began.elapsed())
+    );
 
     heading("Messages");
     let streaming = within("streaming the words", STREAM_PATIENCE, stream(&node, &counters, words));
@@ -267,6 +363,15 @@ async fn tour(path: &Path, words: &[String]) -> Result<()> {
     let percentile = |percent: usize| microseconds(latencies[latencies.len() * percent / 100]);
     say!("{} calls one after the other, a number there and its successor back, alternately to", grouped(CALLS));
     say!("both counters: half within {}, 99 of 100 within {}.", percentile(50), percentile(99));
+
+    heading("Names");
+    name_and_find(&node).await?;
+
+    heading("Three claim one name");
+    elect(&node, &counters).await?;
+
+    heading("A group");
+    share_out(&node, words).await?;
 
     heading("A member dies");
     lose_one(&node, &mut counters, cookie_file).await?;
@@ -367,6 +472,159 @@ async fn call_and_measure(node: &Node, counters: &[Counter]) -> Result<Vec<Durat
     Ok(latencies)
 }
 
+/// Registers and looks up, and takes the times.
+async fn name_and_find(node: &Node) -> Result<()> {
+    const ENTRIES: Names<u64> = Names::new("tour.entry");
+    let (registry, mailbox) = (node.registry(), node.mailbox());
+    let before = registry.names();
+    say!("All nodes know the same names, here {}.", before.join(" and "));
+    let mut times = Vec::new();
+    let mut last = None;
+    for n in 0..REGISTRATIONS {
+        let began = Instant::now();
+        last = Some(registry.register(ENTRIES.name(n)?, &mailbox).timeout(PATIENCE).await?);
+        times.push(began.elapsed());
+    }
+    times.sort();
+    say!(
+        "{REGISTRATIONS} names registered one after the other, each granted by a majority of the nodes that decide on it:"
+    );
+    say!("half within {}, the slowest after {}.", median(&times), slowest(&times));
+
+    let name: Name<Word> = Name::parse(before[0].to_string())?;
+    let began = Instant::now();
+    for _ in 0..LOOKUPS {
+        std::hint::black_box(registry.lookup(name.clone())?);
+    }
+    say!(
+        "A lookup reads memory: {} of them took {} ns each.",
+        grouped(LOOKUPS),
+        (began.elapsed() / LOOKUPS).as_nanos()
+    );
+
+    let Some(last) = last else { return Ok(()) };
+    let began = Instant::now();
+    drop(mailbox);
+    if registry.lookup(last.name().clone()) != Err(LookupError::NotFound) {
+        return Err("a mailbox that is closed is found by its name".into());
+    }
+    let mut changes = registry.watch_family(&ENTRIES);
+    within("the names of a closed mailbox to go", PATIENCE, async {
+        while registry.names() != before {
+            changes.next().await.ok_or("the node has ended")?;
+        }
+        Ok(())
+    })
+    .await?;
+    say!("Their mailbox is dropped: all {REGISTRATIONS} are gone {} later.", milliseconds(began.elapsed()));
+    Ok(())
+}
+
+/// Lets all nodes claim one name at one moment, again and again.
+async fn elect(node: &Node, counters: &[Counter]) -> Result<()> {
+    let nodes: Vec<_> = [node.name()].into_iter().chain(counters.iter().map(|counter| &counter.node)).collect();
+    let mut wins = BTreeMap::<_, u32>::new();
+    let mut times = Vec::new();
+    for number in 0..ELECTIONS {
+        let at = SystemTime::now() + Duration::from_millis(20);
+        let votes = ask_all(node, &nodes, STAND, (number, at)).await?;
+        let winners: Vec<_> = nodes.iter().zip(&votes).filter(|(at, (owner, _))| owner.node().name() == **at).collect();
+        let [(winner, (chief, _))] = winners[..] else {
+            return Err(format!("{} claims of one name were granted", winners.len()).into());
+        };
+        if votes.iter().any(|(owner, _)| owner != chief) {
+            return Err("a loser was told of another owner".into());
+        }
+        if ask_all(node, &nodes, CHIEF, number).await?.iter().any(|seen| seen != chief) {
+            return Err("not all nodes see one owner".into());
+        }
+        *wins.entry(winner.local()).or_default() += 1;
+        times.extend(votes.iter().map(|(_, took)| *took));
+    }
+    times.sort();
+    let wins: Vec<_> = wins.iter().map(|(node, wins)| format!("{node} {wins}")).collect();
+    say!("{ELECTIONS} names, each claimed by all three at one moment: exactly one got each ({}).", wins.join(", "));
+    say!("Both others were told by whom it is taken, and all three find that one under the name.");
+    say!("Half of the claims were decided within {}, the slowest after {}.", median(&times), slowest(&times));
+    Ok(())
+}
+
+/// Calls a method of all nodes at once.
+async fn ask_all<Q, A>(
+    node: &Node,
+    nodes: &[&NodeName],
+    method: Method<Q, Result<A, String>>,
+    question: Q,
+) -> Result<Vec<A>>
+where
+    Q: Message + Copy,
+    A: Message,
+{
+    let mut calls = Vec::new();
+    for at in nodes {
+        let (rpc, at, method) = (node.rpc(), (*at).clone(), method.clone());
+        calls.push(tokio::spawn(async move { rpc.call(&at, method, question).timeout(PATIENCE).await }));
+    }
+    let mut answers = Vec::new();
+    for call in calls {
+        answers.push(call.await???);
+    }
+    Ok(answers)
+}
+
+/// Gives the words to all members of a group, and asks each how many it counted.
+async fn share_out(node: &Node, words: &[String]) -> Result<()> {
+    let groups = node.groups();
+    let mut changes = groups.subscribe(WORKERS);
+    within("the workers to join", PATIENCE, async {
+        while groups.count(WORKERS) < 3 {
+            changes.next().await.ok_or("the node has ended")?;
+        }
+        Ok(())
+    })
+    .await?;
+    let lines: Vec<_> = words.chunks(LINE_WORDS).take(LINES_MAX).collect();
+    let (mut times, mut again) = (Vec::new(), 0);
+    let began = Instant::now();
+    for line in &lines {
+        let (line, began) = (line.to_vec(), Instant::now());
+        let report = groups.broadcast(WORKERS, &Work::Line(line.clone())).await?;
+        times.push(began.elapsed());
+        for member in groups.members(WORKERS) {
+            match report.outcome(member.pid()) {
+                Some(Outcome::Delivered) => {}
+                // A broadcast waits for nobody who is behind. A send does.
+                Some(Outcome::Full) => member.send(Work::Line(line.clone())).await?,
+                other => return Err(format!("a broadcast to {} came to {other:?}", member.pid()).into()),
+            }
+            again += usize::from(report.outcome(member.pid()) == Some(Outcome::Full));
+        }
+    }
+    let took = began.elapsed();
+    let totals = groups.gather(WORKERS, Work::Total).timeout(PATIENCE).await;
+    let expected = lines.iter().map(|line| line.len() as u64).sum::<u64>();
+    if totals.replies.len() != 3 || totals.replies.iter().any(|(_, total)| *total != expected) {
+        return Err(format!("each of three workers should have counted {expected} words: {totals:?}").into());
+    }
+    say!(
+        "{}, one mailbox on each node, got {} lines of up to {LINE_WORDS} words",
+        WORKERS.name(),
+        grouped(lines.len())
+    );
+    say!(
+        "by as many broadcasts in {}, each awaited until all three nodes had said that they have it;",
+        milliseconds(took)
+    );
+    say!("{} deliveries were refused for want of room, and repeated.", grouped(again));
+    times.sort();
+    say!("Half took at most {}, the slowest {}.", median(&times), slowest(&times));
+    say!(
+        "Asked at once, each of the three said that it counted {} words: that equals a local count.",
+        grouped(expected)
+    );
+    Ok(())
+}
+
 /// Kills a counter, lets the others say how they saw it die, and starts it again.
 async fn lose_one(node: &Node, counters: &mut [Counter], cookie_file: &str) -> Result<()> {
     let membership = node.membership();
@@ -374,6 +632,9 @@ async fn lose_one(node: &Node, counters: &mut [Counter], cookie_file: &str) -> R
     let alive: Vec<_> = membership.alive().iter().map(|id| id.name().local().to_string()).collect();
     say!("Nobody was told of everybody, but all know all: {}.", alive.join(", "));
     let [survivor, victim] = counters else { return Err("the tour has two counters".into()) };
+    let name = COUNTERS.name(victim.node.local())?;
+    let mut notices = node.mailbox();
+    notices.monitor_until_dead(&victim.words, Watch::Gone);
     let before = membership.member(&victim.node).ok_or("the victim is no member")?;
     let reports = [node.name(), &survivor.node].map(|at| {
         let (rpc, at, victim) = (node.rpc(), at.clone(), victim.node.clone());
@@ -384,6 +645,7 @@ async fn lose_one(node: &Node, counters: &mut [Counter], cookie_file: &str) -> R
     });
     // Both have the question before the victim is gone.
     node.rpc().call(&survivor.node, NEXT, 0).await?;
+    let killed = Instant::now();
     victim.process.kill().await?;
     say!("Process {} is killed (SIGKILL): it says no good-bye.", victim.process.id());
     for report in reports {
@@ -396,12 +658,14 @@ async fn lose_one(node: &Node, counters: &mut [Counter], cookie_file: &str) -> R
             dead as f64 / 1e6
         );
     }
+    let stand_in = take_over(node, &mut notices, &name, killed).await?;
     let mut changes = membership.subscribe();
     let began = Instant::now();
+    // That gives the name up.
+    drop(stand_in);
     let arguments = ["--counter", victim.node.as_str(), cookie_file, node.name().as_str()];
-    let (process, place): (_, Place) = launch(&arguments).await?;
-    victim.process = process;
-    victim.words = place.words.bind(node);
+    (victim.process, _) = launch::<NodeName>(&arguments).await?;
+    victim.words = node.registry().wait_for(name).timeout(PATIENCE).await?;
     let back = within("the counter to come back", PATIENCE, async {
         loop {
             match changes.next().await.ok_or("the node has ended")? {
@@ -415,7 +679,43 @@ async fn lose_one(node: &Node, counters: &mut [Counter], cookie_file: &str) -> R
     .await?;
     say!("Started again it was back after {}, under the same name,", milliseconds(began.elapsed()));
     say!("as another life: incarnation {} after {}.", back.id.incarnation(), before.id.incarnation());
+    if *victim.words.node() != back.id {
+        return Err(format!("the counter that is back does not have its name: {} has", victim.words.node()).into());
+    }
+    say!("It has its name again, which the stand-in gave up.");
+    if !matches!(notices.try_recv(), Err(RecvError::Empty)) {
+        return Err("there was a second notice".into());
+    }
     Ok(())
+}
+
+/// Waits for the notice that a counter is gone, and takes its name at once.
+async fn take_over(
+    node: &Node,
+    notices: &mut Mailbox<Watch>,
+    name: &Name<Word>,
+    killed: Instant,
+) -> Result<Mailbox<Word>> {
+    let Watch::Gone(notice) = notices.recv_timeout(PATIENCE).await?;
+    let after = killed.elapsed();
+    if notice.fate != Fate::NodeDown {
+        return Err(format!("the fate of the killed counter is {:?}", notice.fate).into());
+    }
+    say!(
+        "The coordinator watched the counter's mailbox until it was dead: told {:?} after {:.1} s, once.",
+        notice.fate,
+        after.as_secs_f64()
+    );
+    let registry = node.registry();
+    if !matches!(registry.lookup(name.clone()), Err(LookupError::NotFound)) {
+        return Err(format!("{name} is not free, though the notice is here").into());
+    }
+    let (began, mut stand_in) = (Instant::now(), node.mailbox());
+    registry.register(name.clone(), &stand_in).timeout(PATIENCE).await?;
+    say!("{name} was free by then, and a stand-in has it {} later.", milliseconds(began.elapsed()));
+    registry.send(name.clone(), Word("successor".into())).await?;
+    stand_in.recv_timeout(PATIENCE).await?;
+    Ok(stand_in)
 }
 
 // The stranger.
@@ -570,6 +870,20 @@ fn milliseconds(time: Duration) -> String {
 
 fn microseconds(time: Duration) -> String {
     format!("{:.0} µs", time.as_secs_f64() * 1e6)
+}
+
+/// Of times that are sorted.
+fn median(times: &[Duration]) -> String {
+    short(times.get(times.len() / 2))
+}
+
+fn slowest(times: &[Duration]) -> String {
+    short(times.last())
+}
+
+fn short(time: Option<&Duration>) -> String {
+    let time = time.copied().unwrap_or_default();
+    if time < Duration::from_millis(1) { microseconds(time) } else { milliseconds(time) }
 }
 
 /// 1234567 as 1,234,567.
