@@ -613,6 +613,13 @@ impl Split {
         }
         let mailboxes = [nodes[0].mailbox::<u64>(), nodes[2].mailbox::<u64>()];
         let mut registrations = Vec::new();
+        // The sides do not hear of each other, and their times are counted in claims: more of them on the right make its own
+        // the younger.
+        let others = nodes[2].mailbox::<u64>();
+        for n in 0..300 {
+            register(&nodes[2], NUMBERS.name(1_000 + n).unwrap(), &others).await.unwrap();
+        }
+        drop(others);
         for (node, mailbox) in [&nodes[0], &nodes[2]].into_iter().zip(&mailboxes) {
             let claim = node.registry().register(DESK, mailbox).on_loss(on_loss).into_future();
             registrations.push(within(secs(60), claim).await.unwrap());
