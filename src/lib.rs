@@ -133,12 +133,12 @@ pub use crate::cluster::{Cluster, NodeEvents, Refusals};
 pub use crate::codec::{DecodeError, EncodeError};
 pub use crate::config::{Config, ConfigError};
 pub use crate::discovery::{Contact, Discovery, Dns};
-pub use crate::driver::disputes::{Conflict, ConflictResolver, Verdict};
+pub use crate::driver::disputes::{Conflict, ConflictResolver};
 pub use crate::driver::events::NodeEvent;
 pub use crate::driver::groups::{GroupEvent, GroupMember, LeftReason};
 pub use crate::driver::mailboxes::RefusedMessage;
 pub use crate::driver::members::MembershipEvent;
-pub use crate::driver::names::{NameChange, NameEntry, NameEvent, NameReason, RegistryCounters};
+pub use crate::driver::names::{NameChange, NameEntry, NameEvent, RegistryCounters};
 pub use crate::envelope::{Envelope, EnvelopeError};
 pub use crate::error::{
     AskError, BroadcastError, CallError, CastError, ConnectError, DownReason, Effect, Error, JoinError, LeaveError,
@@ -161,6 +161,7 @@ pub use crate::node::{ADVERTISED_MAX, Builder, Node, SCOPE_MAX, SCOPES_MAX};
 pub use crate::proto::membership::member::{Member, MemberEvent, MemberState, MembershipCounters};
 pub use crate::proto::monitor::Fate;
 pub use crate::proto::node::services::RegistryStats;
+pub use crate::proto::registry::{NameReason, Verdict};
 pub use crate::registry::{
     ConflictRule, NAME_METADATA_MAX, Name, NameEvents, Names, OnLoss, Register, Registration, Registry, Replace,
     WaitFor,

@@ -10,7 +10,7 @@ use crate::message::{Message, schema};
 use crate::messaging::Mailbox;
 use crate::node::Node;
 use crate::proto::lanes::{Arrived, Inbound, InboundLimits, MESSAGE_COST, Offer, Offered, Outbound, Pool};
-use crate::proto::registry::{Named, Reason};
+use crate::proto::registry::{NameReason, Named};
 use crate::proto::replication::Cause;
 use crate::wire::{MessageHead, Splitter, put_message_head};
 
@@ -107,6 +107,6 @@ pub fn tell_name(node: &Node, name: &str, mailbox: Option<u64>) {
         tag: "u64".into(),
         metadata: Bytes::new(),
     });
-    let reason = if named.is_some() { Reason::Registered } else { Reason::Unregistered };
+    let reason = if named.is_some() { NameReason::Registered } else { NameReason::Unregistered };
     node.shared().names.apply("", name.into(), named, reason);
 }

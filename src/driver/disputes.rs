@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::names::{NameEntry, Names};
 use super::{Command, Node};
 use crate::proto::node::services::Input;
-use crate::proto::registry::{self, Dispute, DisputeId};
+use crate::proto::registry::{Dispute, DisputeId, Verdict};
 
 /// Says which of two claims of one name stands, once a partition or a change of the members has let two be made.
 ///
@@ -52,18 +52,6 @@ pub struct Conflict {
     pub newer: NameEntry,
 }
 
-/// What becomes of two claims of one name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Verdict {
-    /// The one that was made first stands.
-    Older,
-    /// The one that was made later stands.
-    Newer,
-    /// Both lose the name.
-    Neither,
-}
-
 /// Whom to ask.
 #[derive(Clone)]
 pub(crate) struct Resolver(pub(crate) Arc<dyn ConflictResolver>);
@@ -83,11 +71,6 @@ impl Node {
             let [older, newer] = [older, newer].map(|named| NameEntry::new(name.clone(), &named));
             let conflict = Conflict { scope, name, older, newer };
             let verdict = resolve(&shared.names, shared.config.resolver_timeout, conflict).await;
-            let verdict = match verdict {
-                Verdict::Older => registry::Verdict::Older,
-                Verdict::Newer => registry::Verdict::Newer,
-                Verdict::Neither => registry::Verdict::Neither,
-            };
             shared.command(Command::Service(Input::Decided { dispute, verdict }));
         });
     }

@@ -18,7 +18,7 @@ use super::subscriber::Subscriber;
 use super::{Shared, lock};
 use crate::error::ReadyError;
 use crate::id::Pid;
-use crate::proto::registry::{Named, Reason};
+use crate::proto::registry::{NameReason, Named};
 use crate::wire::services::Text;
 
 /// A name and its owner, as one node sees them.
@@ -38,46 +38,6 @@ pub struct NameEntry {
 impl NameEntry {
     pub(crate) fn new(name: Text, named: &Named) -> Self {
         Self { name, owner: named.pid.clone(), tag: named.tag.clone(), metadata: named.metadata.clone() }
-    }
-}
-
-/// Why a name has another owner than before, another metadata, or no owner.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum NameReason {
-    /// A mailbox registered it.
-    Registered,
-    /// A mailbox took the place of the one before, by [`Registry::replace`](crate::Registry::replace).
-    Replaced,
-    /// The metadata was updated.
-    Updated,
-    /// It was unregistered.
-    Unregistered,
-    /// The mailbox that had it closed.
-    MailboxClosed,
-    /// The node of the mailbox left the cluster.
-    NodeLeft,
-    /// The node of the mailbox died, as far as membership knows.
-    NodeDown,
-    /// Of two claims, made on the two sides of a partition, the other one stands.
-    Conflict,
-    /// It was so before, and this node learned of it only now: it came, or came back, to the others.
-    Synced,
-}
-
-impl From<Reason> for NameReason {
-    fn from(reason: Reason) -> Self {
-        match reason {
-            Reason::Registered => Self::Registered,
-            Reason::Replaced => Self::Replaced,
-            Reason::Updated => Self::Updated,
-            Reason::Unregistered => Self::Unregistered,
-            Reason::MailboxClosed => Self::MailboxClosed,
-            Reason::NodeLeft => Self::NodeLeft,
-            Reason::NodeDown => Self::NodeDown,
-            Reason::Conflict => Self::Conflict,
-            Reason::Synced => Self::Synced,
-        }
     }
 }
 
@@ -188,7 +148,7 @@ impl Names {
     }
 
     /// Takes what the registry tells, in its order. What looks as before is no change.
-    pub(crate) fn apply(&self, scope: &str, name: Text, named: Option<Named>, reason: Reason) {
+    pub(crate) fn apply(&self, scope: &str, name: Text, named: Option<Named>, reason: NameReason) {
         if let Some(table) = self.tables.get(scope) {
             table.apply(&name, named, reason, &self.tally);
         }
@@ -323,7 +283,7 @@ impl Table {
         entries
     }
 
-    fn apply(&self, name: &Text, named: Option<Named>, reason: Reason, tally: &Tally) {
+    fn apply(&self, name: &Text, named: Option<Named>, reason: NameReason, tally: &Tally) {
         let watchers = lock(&self.watchers);
         if watchers.is_closed {
             return;
@@ -349,7 +309,7 @@ impl Table {
             return;
         }
         count(&tally.changes);
-        if reason == Reason::Conflict {
+        if reason == NameReason::Conflict {
             count(&tally.conflicts);
         }
         if let Some(before) = &before
@@ -361,7 +321,7 @@ impl Table {
         if watching.peek().is_none() {
             return;
         }
-        let change = Arc::new(NameChange { name: name.clone(), before, now, reason: reason.into() });
+        let change = Arc::new(NameChange { name: name.clone(), before, now, reason });
         for subscriber in watching {
             subscriber.push(Told::Changed(change.clone()), self.events_max, || {
                 count(&tally.lagged);
@@ -372,8 +332,8 @@ impl Table {
 
     /// A name is not this owner's any more. If a registration of this node made it so, that is over; of one that lost
     /// its name is told apart.
-    fn owner_gone(&self, before: &NameEntry, reason: Reason) {
-        if matches!(reason, Reason::Conflict | Reason::Synced) {
+    fn owner_gone(&self, before: &NameEntry, reason: NameReason) {
+        if matches!(reason, NameReason::Conflict | NameReason::Synced) {
             return;
         }
         let mut claims = lock(&self.claims);
@@ -638,7 +598,6 @@ impl Shared {
     }
 
     /// A name's owner, as far as this node knows.
-    #[allow(dead_code, reason = "for monitors by name")]
     pub(crate) fn owner_of(&self, scope: &str, name: &str) -> Option<Pid> {
         let owner = self.names.table(scope)?.look(name, |named| named.pid.clone())?;
         (!self.is_known_closed(&owner)).then_some(owner)

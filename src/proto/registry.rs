@@ -8,6 +8,7 @@ mod arbiters;
 mod claims;
 mod conflicts;
 mod owners;
+mod rounds;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -15,9 +16,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use self::arbiters::{Arbiters, Round, RoundId};
+use self::arbiters::Arbiters;
 use self::claims::Claim;
 pub(crate) use self::claims::Wish;
+use self::rounds::{Round, RoundId};
 use self::view::Entry;
 
 use crate::id::{NodeId, NodeName, Pid};
@@ -67,21 +69,27 @@ pub(crate) struct Named {
     pub(crate) metadata: Bytes,
 }
 
-/// Why the owner of a name, or its metadata, is another than before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reason {
+/// Why a name has another owner than before, another metadata, or no owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum NameReason {
+    /// A mailbox registered it.
     Registered,
-    /// A mailbox took the place of the one before, as both wished.
+    /// A mailbox took the place of the one before, by [`Registry::replace`](crate::Registry::replace).
     Replaced,
-    /// The metadata changed.
+    /// The metadata was updated.
     Updated,
+    /// It was unregistered.
     Unregistered,
+    /// The mailbox that had it closed.
     MailboxClosed,
+    /// The node of the mailbox left the cluster.
     NodeLeft,
+    /// The node of the mailbox died, as far as membership knows.
     NodeDown,
-    /// It lost against an older claim, or whatever the resolver prefers.
+    /// Of two claims, made on the two sides of a partition, the other one stands.
     Conflict,
-    /// It was so before, and this node learned of it only now.
+    /// It was so before, and this node learned of it only now: it came, or came back, to the others.
     Synced,
 }
 
@@ -129,11 +137,15 @@ pub(crate) struct Dispute {
     pub(crate) newer: Named,
 }
 
-/// What it says.
+/// What becomes of two claims of one name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+#[non_exhaustive]
+pub enum Verdict {
+    /// The one that was made first stands.
     Older,
+    /// The one that was made later stands.
     Newer,
+    /// Both lose the name.
     Neither,
 }
 
@@ -276,7 +288,7 @@ pub(crate) enum Output {
         scope: Text,
         name: Text,
         named: Option<Named>,
-        reason: Reason,
+        reason: NameReason,
     },
     Lost {
         scope: Text,
@@ -323,7 +335,7 @@ pub(crate) struct Registry {
     rounds: BTreeMap<RoundId, Round>,
     last_round: u64,
     /// Claims whose turn has come.
-    resumed: VecDeque<(arbiters::Asker, arbiters::Asked)>,
+    resumed: VecDeque<(rounds::Asker, rounds::Asked)>,
     is_resuming: bool,
     /// Own names that were handed to another node a short while ago, and since which version of the log.
     handing: BTreeMap<(Text, Text), u64>,
@@ -634,8 +646,8 @@ impl Registry {
         let answer = match request {
             Request::Claim { scope, name, claim, serial, replacing, has_voted } => {
                 let token = Token { node: from.clone(), number: claim };
-                let asked = arbiters::Asked { scope, name, token, serial, replacing, has_voted };
-                return self.coordinate(arbiters::Asker::Peer { peer: from, number }, asked, now);
+                let asked = rounds::Asked { scope, name, token, serial, replacing, has_voted };
+                return self.coordinate(rounds::Asker::Peer { peer: from, number }, asked, now);
             }
             Request::Vote { .. } => return self.vote(from, number, request, now),
             Request::Confirm { scope, name, serial } => self.confirm(&scope, &name, serial),

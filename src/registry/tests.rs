@@ -1,9 +1,9 @@
 use super::*;
-use crate::driver::names::NameReason;
+
 use crate::driver::names::tests::named;
 use crate::identity::Cookie;
 use crate::node::Node;
-use crate::proto::registry::{Named, Reason};
+use crate::proto::registry::{NameReason, Named};
 use crate::sim::Fabric;
 
 const DESK: Name<u64> = Name::new("desk");
@@ -16,7 +16,7 @@ async fn node(local: &str) -> Node {
 
 /// The node's view says so, whatever its registry thinks.
 fn tell(node: &Node, name: &str, named: Option<Named>) {
-    let reason = if named.is_some() { Reason::Registered } else { Reason::Unregistered };
+    let reason = if named.is_some() { NameReason::Registered } else { NameReason::Unregistered };
     node.shared().names.apply("", name.into(), named, reason);
 }
 
@@ -156,7 +156,7 @@ async fn a_scope_is_taken_part_in_or_not() {
         assert_eq!(node.registry().in_scope(none).unwrap_err(), ScopeError::NotInScope(none.to_owned()));
     }
     assert_eq!(scope.in_scope("x").unwrap().count(), 0);
-    node.shared().names.apply("x", "desk".into(), Some(named("b@h", 1)), Reason::Registered);
+    node.shared().names.apply("x", "desk".into(), Some(named("b@h", 1)), NameReason::Registered);
     assert_eq!((scope.count(), node.registry().count()), (1, 0));
     assert!(scope.lookup(DESK).is_ok() && node.registry().lookup(DESK).is_err());
 }

@@ -14,7 +14,7 @@ fn names(events_max: usize) -> Names {
 }
 
 impl Names {
-    fn tell(&self, name: &str, named: Option<Named>, reason: Reason) {
+    fn tell(&self, name: &str, named: Option<Named>, reason: NameReason) {
         self.apply("", name.into(), named, reason);
     }
 
@@ -70,21 +70,21 @@ fn a_watcher_reads_a_snapshot_and_then_each_change_once() {
     let names = names(64);
     let (one, two) = (named("a@h", 1), named("b@h", 2));
     let updated = Named { version: 9, metadata: "m".into(), ..two.clone() };
-    names.tell("n", Some(one.clone()), Reason::Registered);
+    names.tell("n", Some(one.clone()), NameReason::Registered);
     let watch = names.default_scope().watch(Watched::Name("n".into()));
     let told = [
-        (Some(&two), Reason::Replaced),
-        (Some(&two), Reason::Synced),
-        (Some(&updated), Reason::Updated),
-        (None, Reason::MailboxClosed),
-        (None, Reason::NodeDown),
-        (Some(&one), Reason::Synced),
-        (Some(&two), Reason::Conflict),
-        (None, Reason::NodeDown),
-        (Some(&two), Reason::Synced),
-        (None, Reason::NodeLeft),
-        (Some(&one), Reason::Registered),
-        (None, Reason::Unregistered),
+        (Some(&two), NameReason::Replaced),
+        (Some(&two), NameReason::Synced),
+        (Some(&updated), NameReason::Updated),
+        (None, NameReason::MailboxClosed),
+        (None, NameReason::NodeDown),
+        (Some(&one), NameReason::Synced),
+        (Some(&two), NameReason::Conflict),
+        (None, NameReason::NodeDown),
+        (Some(&two), NameReason::Synced),
+        (None, NameReason::NodeLeft),
+        (Some(&one), NameReason::Registered),
+        (None, NameReason::Unregistered),
     ];
     for (named, reason) in told {
         names.tell("n", named.cloned(), reason);
@@ -111,9 +111,9 @@ fn a_watcher_reads_a_snapshot_and_then_each_change_once() {
 #[test]
 fn a_version_is_kept_and_not_told() {
     let names = names(64);
-    names.tell("n", Some(named("a@h", 1)), Reason::Registered);
+    names.tell("n", Some(named("a@h", 1)), NameReason::Registered);
     let watch = names.default_scope().watch(Watched::All);
-    names.tell("n", Some(Named { version: 7, ..named("a@h", 1) }), Reason::Synced);
+    names.tell("n", Some(Named { version: 7, ..named("a@h", 1) }), NameReason::Synced);
     assert_eq!(read(&watch).0, [NameEvent::Snapshot(vec![entry("n", &named("a@h", 1))])]);
     assert_eq!(names.default_scope().look("n", |named| named.version), Some(7));
 }
@@ -128,7 +128,7 @@ fn watchers_are_told_what_they_watch() {
     let watches = what.map(|what| table.watch(what));
     let one = named("a@h", 1);
     for name in ["a", "a/", "a/b/c", "a/bc", "ab/c", "ü/a/b"] {
-        names.tell(name, Some(one.clone()), Reason::Registered);
+        names.tell(name, Some(one.clone()), NameReason::Registered);
     }
     let told = watches.each_ref().map(|watch| {
         let (events, _) = read(watch);
@@ -156,7 +156,7 @@ fn scopes_are_apart() {
     let names = names(64);
     let watch = names.default_scope().watch(Watched::All);
     for scope in ["x", "y"] {
-        names.apply(scope, "n".into(), Some(named("a@h", 1)), Reason::Registered);
+        names.apply(scope, "n".into(), Some(named("a@h", 1)), NameReason::Registered);
     }
     assert_eq!(read(&watch).0, [NameEvent::Snapshot(vec![])]);
     assert_eq!(
@@ -172,17 +172,17 @@ fn whoever_lags_begins_again() {
     let watch = names.default_scope().watch(Watched::All);
     let (one, two) = (named("a@h", 1), named("b@h", 2));
     for name in ["m", "n"] {
-        names.tell(name, Some(one.clone()), Reason::Registered);
+        names.tell(name, Some(one.clone()), NameReason::Registered);
     }
     assert_eq!(read(&watch).0.len(), 3, "a snapshot and two changes");
     for name in ["o", "p", "q", "r", "s"] {
-        names.tell(name, Some(one.clone()), Reason::Registered);
+        names.tell(name, Some(one.clone()), NameReason::Registered);
     }
-    names.tell("m", Some(two.clone()), Reason::Replaced);
+    names.tell("m", Some(two.clone()), NameReason::Replaced);
     let (events, is_over) = read(&watch);
     let all = ["m", "n", "o", "p", "q", "r", "s"].map(|name| entry(name, if name == "m" { &two } else { &one }));
     assert_eq!((events, is_over), (vec![NameEvent::Lagged, NameEvent::Snapshot(all.to_vec())], false));
-    names.tell("m", None, Reason::Unregistered);
+    names.tell("m", None, NameReason::Unregistered);
     assert_eq!(read(&watch).0, [changed("m", Some(&two), None, NameReason::Unregistered)]);
     assert_eq!(names.counters().lagged, 2);
 }
@@ -208,9 +208,9 @@ fn a_lagging_reader_ends_with_what_there_is() {
         for _ in 0..5_000 {
             let name = rng.u64(..20).to_string();
             let present = rng.bool().then(|| named("a@h", rng.u64(1..4)));
-            names.tell(&name, present, Reason::Synced);
+            names.tell(&name, present, NameReason::Synced);
         }
-        names.tell("end", Some(named("a@h", 1)), Reason::Registered);
+        names.tell("end", Some(named("a@h", 1)), NameReason::Registered);
         let mind: Vec<_> = reader.join().unwrap().into_values().collect();
         assert_eq!(mind, table.entries(), "{events_max}");
         assert_eq!(mind.len(), table.len());
@@ -220,12 +220,12 @@ fn a_lagging_reader_ends_with_what_there_is() {
 #[test]
 fn at_the_end_nobody_has_a_name() {
     let names = names(64);
-    names.tell("n", Some(named("a@h", 1)), Reason::Registered);
+    names.tell("n", Some(named("a@h", 1)), NameReason::Registered);
     let table = names.default_scope();
     let watch = table.watch(Watched::All);
     names.close();
     assert_eq!(read(&watch), (vec![NameEvent::Snapshot(vec![entry("n", &named("a@h", 1))])], true));
-    names.tell("n", Some(named("a@h", 1)), Reason::Registered);
+    names.tell("n", Some(named("a@h", 1)), NameReason::Registered);
     assert_eq!((table.len(), table.entries(), table.look("n", |_| ())), (0, vec![], None));
     assert_eq!(read(&table.watch(Watched::All)), (vec![], true));
 }
@@ -237,13 +237,13 @@ async fn a_registration_learns_of_its_loss() {
     let (own, other) = (named("a@h", 1), named("b@h", 2));
     for closes in [false, true] {
         let claim = names.default_scope().claim("n".into(), own.pid.clone(), closes).granted();
-        names.tell("n", Some(own.clone()), Reason::Registered);
+        names.tell("n", Some(own.clone()), NameReason::Registered);
         let waits = tokio::spawn({
             let claim = claim.clone();
             async move { claim.ended().await }
         });
         tokio::task::yield_now().await;
-        names.tell("n", Some(other.clone()), Reason::Conflict);
+        names.tell("n", Some(other.clone()), NameReason::Conflict);
         assert_eq!(claim.standing(), Standing::Holds, "a conflict that is not settled is no loss");
         assert!(!names.lost("", "n", 7, other.pid.clone()), "another mailbox");
         assert_eq!(names.lost("", "n", 1, other.pid.clone()), closes);
@@ -264,14 +264,14 @@ async fn a_registration_ends_with_its_name_or_its_mailbox() {
     let table = names.default_scope();
     let own = named("a@h", 1);
     let ends: [&dyn Fn(); 5] = [
-        &|| names.tell("n", None, Reason::Unregistered),
-        &|| names.tell("n", Some(named("a@h", 2)), Reason::Replaced),
-        &|| names.tell("n", None, Reason::MailboxClosed),
+        &|| names.tell("n", None, NameReason::Unregistered),
+        &|| names.tell("n", Some(named("a@h", 2)), NameReason::Replaced),
+        &|| names.tell("n", None, NameReason::MailboxClosed),
         &|| names.mailbox_closed(1),
         &|| names.close(),
     ];
     for (at, end) in ends.into_iter().enumerate() {
-        names.tell("n", Some(own.clone()), Reason::Registered);
+        names.tell("n", Some(own.clone()), NameReason::Registered);
         let claim = table.claim("n".into(), own.pid.clone(), true).granted();
         let neighbour = table.claim("n".into(), named("a@h", 2).pid, true).granted();
         names.mailbox_closed(7);
@@ -298,7 +298,7 @@ fn a_claim_that_is_given_up_leaves_nothing() {
     assert!(names.lost("", "n", 1, named("b@h", 2).pid), "the first is asked for yet");
     assert_eq!(first.granted().standing(), Standing::Lost(named("b@h", 2).pid), "it was over before it was told");
     let dropped = claim(true);
-    names.tell("n", Some(own.clone()), Reason::Registered);
+    names.tell("n", Some(own.clone()), NameReason::Registered);
     drop(dropped);
     assert!(names.lost("", "n", 1, named("b@h", 2).pid), "nobody held the answer, and it is a registration");
 }

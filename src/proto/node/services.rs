@@ -10,7 +10,7 @@ use crate::id::{NodeId, NodeName, Pid};
 use crate::proto::founding::{self, Founding, Plan};
 use crate::proto::monitor::{self, Fate, Monitors, Target, WatchId};
 use crate::proto::registry::{
-    self, Dispute, DisputeId, Granted, Named, Reason, Refusal, Registry, RequestId, Verdict, Why, Wish,
+    self, Dispute, DisputeId, Granted, NameReason, Named, Refusal, Registry, RequestId, Verdict, Why, Wish,
 };
 use crate::proto::replication::{self, Cause, Change, Replication};
 use crate::wire::services::monitor::Gone;
@@ -200,7 +200,7 @@ pub(crate) enum Output {
         scope: Text,
         name: Text,
         named: Option<Named>,
-        reason: Reason,
+        reason: NameReason,
     },
     /// What there is to be seen of a member of a group has changed; a count of 0 when it is none any more.
     Member {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::arbiters::{self, Asker};
+use super::rounds::{Asked, Asker};
 use super::view::Bound;
 use super::{Granted, Output, Purpose, Refusal, Registry, RequestId, Then, Timer};
 use crate::id::{NodeId, NodeName, Pid};
@@ -135,7 +135,7 @@ impl Registry {
         let token = Token { node: self.id.clone(), number: claim.number };
         let (name, serial, replacing) = (claim.name.clone(), claim.serial, claim.replacing.clone());
         if target == self.id {
-            let asked = arbiters::Asked { scope: claim.scope.clone(), name, token, serial, replacing, has_voted: true };
+            let asked = Asked { scope: claim.scope.clone(), name, token, serial, replacing, has_voted: true };
             self.set_stage(id, Stage::Asked(None));
             return self.coordinate(Asker::Own(id), asked, now);
         }

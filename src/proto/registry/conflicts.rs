@@ -92,7 +92,7 @@ impl Registry {
                 if let Some(this) = self.scopes.get_mut(scope) {
                     this.entry(name).confirm_release(After { owner: rival.node().clone(), version });
                 }
-                self.refresh(scope, name, super::Reason::Conflict);
+                self.refresh(scope, name, super::NameReason::Conflict);
                 if self.older_rival(scope, name).is_some_and(|(_, older)| older.pid() == rival) {
                     // What it has given up is older than what is to be seen of it.
                     self.contest_later(scope, name, now);

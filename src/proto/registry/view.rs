@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::arbiters::Vote;
-use super::{Named, Output, RELEASES_KEPT, Reason, Registry, Rule, Scope, Then, Why};
+use super::{NameReason, Named, Output, RELEASES_KEPT, Registry, Rule, Scope, Then, Why};
 use crate::id::{NodeId, Pid};
 use crate::wire::services::Text;
 use crate::wire::services::replication::{After, Binding, Ended, State};
@@ -220,13 +220,13 @@ impl Registry {
             rest.confirmed.retain(|after| after.owner != owner || is_bound && after.version >= version);
         }
         let reason = match (&state, why) {
-            (Some(State::Bound(_)), Why::Written) => Reason::Registered,
-            (Some(State::Bound(_)), _) => Reason::Synced,
-            (Some(State::Gone(Ended::Closed)), _) => Reason::MailboxClosed,
-            (Some(State::Gone(Ended::Lost)), _) => Reason::Conflict,
-            (Some(_), _) => Reason::Unregistered,
-            (None, Why::Died) => Reason::NodeDown,
-            (None, _) => Reason::NodeLeft,
+            (Some(State::Bound(_)), Why::Written) => NameReason::Registered,
+            (Some(State::Bound(_)), _) => NameReason::Synced,
+            (Some(State::Gone(Ended::Closed)), _) => NameReason::MailboxClosed,
+            (Some(State::Gone(Ended::Lost)), _) => NameReason::Conflict,
+            (Some(_), _) => NameReason::Unregistered,
+            (None, Why::Died) => NameReason::NodeDown,
+            (None, _) => NameReason::NodeLeft,
         };
         match &state {
             Some(State::Bound(binding)) => {
@@ -293,7 +293,7 @@ impl Registry {
     }
 
     /// Tells what is to be seen of the name, if that is something else than before.
-    pub(super) fn refresh(&mut self, scope: &Text, name: &Text, reason: Reason) {
+    pub(super) fn refresh(&mut self, scope: &Text, name: &Text, reason: NameReason) {
         let Some(this) = self.scopes.get_mut(scope) else { return };
         let Some(entry) = this.names.get_mut(name) else { return };
         let standing = entry.standing(&self.params.rule).cloned();
@@ -317,15 +317,15 @@ impl Registry {
                 if was.version == is.version || bound.as_ref().is_some_and(|bound| entry.of(&bound.owner).is_none()) {
                     return;
                 }
-                Reason::Updated
+                NameReason::Updated
             }
             (Some(was), Some(is)) => {
                 let is_rival = entry.of(&was.owner).is_some();
                 let follows = bound.as_ref().and_then(|bound| bound.binding.after.as_ref());
                 if was.owner == is.owner || follows.is_some_and(|after| after.owner == was.owner) {
-                    Reason::Replaced
-                } else if is_rival || reason == Reason::Conflict {
-                    Reason::Conflict
+                    NameReason::Replaced
+                } else if is_rival || reason == NameReason::Conflict {
+                    NameReason::Conflict
                 } else {
                     reason
                 }
@@ -341,7 +341,7 @@ impl Registry {
         self.tidy_name(scope, name);
     }
 
-    fn tidy_name(&mut self, scope: &Text, name: &Text) {
+    pub(super) fn tidy_name(&mut self, scope: &Text, name: &Text) {
         if let Some(this) = self.scopes.get_mut(scope) {
             if let Some(entry) = this.names.get_mut(name) {
                 entry.tidy();
@@ -367,7 +367,7 @@ impl Registry {
                 self.writes.push_back((scope.clone(), name.clone(), Then::Nothing));
             }
             this.handed.remove(&name);
-            self.refresh(scope, &name, Reason::NodeDown);
+            self.refresh(scope, &name, NameReason::NodeDown);
         }
     }
 }

@@ -24,7 +24,7 @@ pub(super) struct Process {
     pub(super) is_ready: bool,
     pub(super) done: BTreeMap<RequestId, Result<Done, Refusal>>,
     pub(super) names: BTreeMap<Text, Named>,
-    pub(super) events: Vec<(Text, Option<Pid>, Reason)>,
+    pub(super) events: Vec<(Text, Option<Pid>, NameReason)>,
     pub(super) members: BTreeMap<(Text, Pid), u32>,
     pub(super) lost: Vec<(Text, u64, Pid)>,
     /// Answers and losses, in their order.

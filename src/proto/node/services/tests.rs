@@ -127,7 +127,7 @@ fn in_a_calm_cluster_nobody_loses() {
         agree_on(&world, "orders");
         for process in world.all() {
             assert_eq!(process.lost, [], "seed {seed}");
-            let conflict = process.events.iter().find(|(_, _, reason)| *reason == Reason::Conflict);
+            let conflict = process.events.iter().find(|(_, _, reason)| *reason == NameReason::Conflict);
             assert_eq!(conflict, None, "seed {seed}");
             process.services.assert_at_rest(seed);
         }
@@ -163,7 +163,7 @@ fn an_ordinary_hand_over_is_no_conflict() {
         world.run_until("all see it", 2, |world| all_see(world, "orders", Some(&pid)));
         for process in world.all() {
             assert!(process.lost.is_empty(), "seed {seed}");
-            assert!(process.events.iter().all(|(_, _, reason)| *reason != Reason::Conflict), "seed {seed}");
+            assert!(process.events.iter().all(|(_, _, reason)| *reason != NameReason::Conflict), "seed {seed}");
         }
     }
 }
@@ -285,7 +285,7 @@ fn the_same_owner_on_both_sides_is_no_conflict() {
         world.heal();
         let pid = world.pid(0, mailbox);
         world.run_until("it is back", 10, |world| all_see(world, "orders", Some(&pid)));
-        let expected = [Reason::Registered, Reason::NodeDown, Reason::Synced];
+        let expected = [NameReason::Registered, NameReason::NodeDown, NameReason::Synced];
         let reasons: Vec<_> = world.process(2).events.iter().map(|(_, _, reason)| *reason).collect();
         assert_eq!(reasons, expected, "seed {seed}");
         assert!(world.all().map(|process| process.sent_bytes).sum::<u64>() - bytes < 20_000, "no snapshot");
@@ -542,7 +542,7 @@ fn several_names_of_one_mailbox() {
     world.run_for(secs(1));
     assert!(world.all().all(|process| process.names.is_empty()));
     let reasons: Vec<_> = world.process(2).events.iter().skip(4).map(|(_, _, reason)| *reason).collect();
-    assert_eq!(reasons, [Reason::MailboxClosed; 2]);
+    assert_eq!(reasons, [NameReason::MailboxClosed; 2]);
 }
 
 /// Cut off from one, and not from another: its names and members are seen by way of that one.
