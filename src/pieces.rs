@@ -2,6 +2,8 @@
 //! `benches/membership`, `benches/registry.rs`). Not part of the API.
 #![allow(missing_docs, missing_debug_implementations, reason = "read by benchmarks")]
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 
 use crate::groups::Group;
@@ -99,9 +101,11 @@ impl Lanes {
 /// Tells the handles of a node that a mailbox for `u64` of a node elsewhere has a name, or that nobody has it, as its
 /// registry would.
 pub fn tell_name(node: &Node, name: &str, mailbox: Option<u64>) {
-    let elsewhere = NodeId::new("elsewhere@127.0.0.1:9".parse().expect("a name"), 1);
+    /// All that one node has told shares its identity.
+    static ELSEWHERE: LazyLock<NodeId> =
+        LazyLock::new(|| NodeId::new("elsewhere@127.0.0.1:9".parse().expect("a name"), 1));
     let named = mailbox.map(|serial| Named {
-        pid: Pid::new(elsewhere, serial),
+        pid: Pid::new(ELSEWHERE.clone(), serial),
         version: 1,
         stamp: 1,
         tag: "u64".into(),

@@ -4,7 +4,7 @@
 //! shards, so that a lookup meets a writer seldom. Watchers stand in an index by what they watch: a change costs those
 //! who watch it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -218,11 +218,16 @@ impl Names {
 /// So many parts, each with a lock of its own: a power of two.
 const SHARDS: usize = 64;
 
+/// Of so many tags one copy is kept for all names that have them.
+const TAGS_SHARED: usize = 64;
+
 /// The names of one scope.
 #[derive(Debug)]
 pub(crate) struct Table {
     scope: Text,
     events_max: usize,
+    /// The first tags that came. A lookup compares the tag, and finds one that many names share in the processor's cache.
+    tags: Mutex<BTreeSet<Text>>,
     /// Names come from peers: hashed with a key of this process, so that nobody can choose them to collide.
     hasher: RandomState,
     shards: Box<[RwLock<HashMap<Text, Named, RandomState>>]>,
@@ -239,6 +244,7 @@ impl Table {
         Self {
             scope,
             events_max,
+            tags: Mutex::default(),
             shards: (0..SHARDS).map(|_| RwLock::new(HashMap::with_hasher(hasher.clone()))).collect(),
             hasher,
             len: AtomicUsize::new(0),
@@ -283,10 +289,23 @@ impl Table {
         entries
     }
 
-    fn apply(&self, name: &Text, named: Option<Named>, reason: NameReason, tally: &Tally) {
+    /// The copy of the tag that others share.
+    fn share(&self, tag: &mut Text) {
+        let mut tags = lock(&self.tags);
+        match tags.get(tag) {
+            Some(shared) => *tag = shared.clone(),
+            None if tags.len() < TAGS_SHARED => drop(tags.insert(tag.clone())),
+            None => {}
+        }
+    }
+
+    fn apply(&self, name: &Text, mut named: Option<Named>, reason: NameReason, tally: &Tally) {
         let watchers = lock(&self.watchers);
         if watchers.is_closed {
             return;
+        }
+        if let Some(named) = &mut named {
+            self.share(&mut named.tag);
         }
         let now = named.as_ref().map(|named| NameEntry::new(name.clone(), named));
         let mut shard = self.shard(name).write().unwrap_or_else(PoisonError::into_inner);

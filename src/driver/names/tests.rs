@@ -320,3 +320,20 @@ async fn readiness_is_told_once_and_stays() {
     names.ready();
     assert!(!names.is_ready(), "that is too late");
 }
+
+#[test]
+fn names_share_their_tag_as_long_as_there_are_few() {
+    let names = names(8);
+    let table = names.default_scope();
+    let told = |name: &str, tag: &str| {
+        names.tell(name, Some(Named { tag: tag.into(), ..named("a@h", 1) }), NameReason::Registered);
+        table.look(name, |named| named.tag.clone()).unwrap()
+    };
+    let first = told("first", "u64");
+    assert!(Arc::ptr_eq(&first, &told("second", "u64")));
+    for other in 1..TAGS_SHARED {
+        told("second", &format!("tag {other}"));
+    }
+    assert!(Arc::ptr_eq(&first, &told("second", "u64")));
+    assert!(!Arc::ptr_eq(&told("third", "one more"), &told("fourth", "one more")), "no room for one more");
+}
