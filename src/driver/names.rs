@@ -154,6 +154,14 @@ impl Names {
         }
     }
 
+    /// A registration of this node has ended, whether or not its mailbox was the one to be seen.
+    pub(crate) fn over(&self, scope: &str, name: &str, serial: u64) {
+        let claim = self.tables.get(scope).and_then(|table| lock(&table.claims).remove(&(serial, name.into())));
+        if let Some(claim) = claim {
+            claim.end(Standing::Over);
+        }
+    }
+
     /// A registration of this node lost its name to another claim. True when its mailbox is to be closed for it.
     pub(crate) fn lost(&self, scope: &str, name: &str, serial: u64, winner: Pid) -> bool {
         let claim = self.tables.get(scope).and_then(|table| lock(&table.claims).remove(&(serial, name.into())));

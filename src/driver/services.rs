@@ -146,6 +146,7 @@ impl Node {
                     self.shared.shut_mailbox(serial);
                 }
             }
+            Output::Over { scope, name, serial } => self.shared.names.over(&scope, &name, serial),
             Output::Decide { dispute, over } => self.decide(dispute, over),
             Output::Notice { watch, fate, cut } => self.shared.notice(watch, fate, cut),
             Output::Armed { peer, watches } => {

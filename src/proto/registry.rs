@@ -296,6 +296,12 @@ pub(crate) enum Output {
         serial: u64,
         winner: Pid,
     },
+    /// A mailbox of this node has the name no more, for another reason than a claim that won.
+    Over {
+        scope: Text,
+        name: Text,
+        serial: u64,
+    },
     Decide {
         dispute: DisputeId,
         over: Dispute,

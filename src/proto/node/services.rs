@@ -218,6 +218,12 @@ pub(crate) enum Output {
         serial: u64,
         winner: Pid,
     },
+    /// It is not the owner any more for another reason: it was given up, or handed over.
+    Over {
+        scope: Text,
+        name: Text,
+        serial: u64,
+    },
     /// The resolver is to decide; [`Input::Decided`] answers.
     Decide {
         dispute: DisputeId,
@@ -579,6 +585,7 @@ impl Services {
             }
             registry::Output::Named { scope, name, named, reason } => Output::Named { scope, name, named, reason },
             registry::Output::Lost { scope, name, serial, winner } => Output::Lost { scope, name, serial, winner },
+            registry::Output::Over { scope, name, serial } => Output::Over { scope, name, serial },
             registry::Output::Decide { dispute, over } => Output::Decide { dispute, over },
             registry::Output::Broken { peer } => Output::Broken { peer },
         };

@@ -36,6 +36,8 @@ struct Alone {
     version: u64,
     number: u64,
     done: Vec<(RequestId, Result<Granted, Refusal>)>,
+    /// Its mailboxes that were told that they have a name no more.
+    over: Vec<(Text, u64)>,
 }
 
 impl Alone {
@@ -54,7 +56,8 @@ impl Alone {
             is_client: false,
         };
         let registry = Registry::new(node("a"), &["".into()], params, 1);
-        let mut this = Self { registry, now: Instant::now(), version: 0, number: 0, done: Vec::new() };
+        let mut this =
+            Self { registry, now: Instant::now(), version: 0, number: 0, done: Vec::new(), over: Vec::new() };
         for name in ["a", "b", "c", "d", "e"] {
             this.tell(Input::Live { node: node(name) });
             if name != "a" {
@@ -85,6 +88,7 @@ impl Alone {
                     self.registry.handle(written, self.now);
                 }
                 Output::Done { id, outcome } => self.done.push((id, outcome)),
+                Output::Over { name, serial, .. } => self.over.push((name, serial)),
                 _ => {}
             }
         }
@@ -421,6 +425,27 @@ fn a_contest_has_one_timer() {
     let later = requests(a.pass(secs(1)));
     let contends = asked.into_iter().chain(later).filter(|(_, _, request)| matches!(request, Request::Contend { .. }));
     assert_eq!(contends.count(), 1);
+}
+
+/// A younger claim gives way in the view of its own node before it is lost. Taken away meanwhile, it is told so all the same;
+/// with other metadata it goes on.
+#[test]
+fn a_claim_that_is_not_to_be_seen_is_told_that_it_is_over() {
+    let mut a = Alone::new();
+    let (scope, name): (Text, Text) = ("".into(), "x".into());
+    a.registry.write(&scope, &name, bound(1, 50, None), Then::Nothing);
+    a.sent();
+    let sent = a.changed("x", "d", 1, bound(7, 10, None));
+    assert!(requests(sent).iter().any(|(_, _, request)| matches!(request, Request::Contend { .. })));
+    assert_eq!(a.registry.shown(&scope, &name), Some(pid("d", 7)));
+    let (serial, version, metadata) = (1, a.version, "more".into());
+    let update = Request::Update { scope: scope.clone(), name: name.clone(), serial, version, metadata };
+    assert!(matches!(a.answer("e", update), Some(Answer::Updated { .. })));
+    assert_eq!(a.over, []);
+    let release = Request::Release { scope: scope.clone(), name: name.clone(), serial, successor: None };
+    assert!(matches!(a.answer("e", release), Some(Answer::Released { .. })));
+    assert_eq!(a.over, [(name, 1)]);
+    assert_eq!(a.registry.shown(&scope, &"x".into()), Some(pid("d", 7)));
 }
 
 /// An answer that is none is like silence: the next arbiter is asked.

@@ -258,9 +258,20 @@ impl Registry {
         }
         if is_own {
             self.index_own(scope, name, old.as_ref());
+            let is_lost = matches!(state, Some(State::Gone(Ended::Lost)));
+            if let Some(serial) = old.map(|old| old.binding.serial).filter(|_| !is_lost) {
+                self.gave_up(scope, name, serial);
+            }
         }
         self.refresh(scope, name, reason);
         self.contest(scope, name, now);
+    }
+
+    /// Tells the mailbox that had the name, unless it has it still. An own binding need not be the one that is to be seen.
+    fn gave_up(&mut self, scope: &Text, name: &Text, serial: u64) {
+        if self.own_binding(scope, name).is_none_or(|own| own.binding.serial != serial) {
+            self.outputs.push_back(Output::Over { scope: scope.clone(), name: name.clone(), serial });
+        }
     }
 
     /// The own names by their mailboxes.

@@ -18,8 +18,6 @@ struct Model {
     holders: BTreeMap<Text, BTreeSet<Pid>>,
     /// Requests under way, and what they are about.
     open: Vec<Open>,
-    /// Of these it is not known whether they were given up: nobody answered in time.
-    doubted: BTreeSet<(Text, Pid)>,
     joined: BTreeMap<(Text, Pid), u32>,
     watches: BTreeMap<WatchId, (usize, NodeId, Target)>,
     /// How much of what each process was told has been taken.
@@ -35,9 +33,8 @@ struct Open {
 }
 
 enum Kind {
-    Register(Pid),
-    Replace { old: Pid, new: Pid },
-    Unregister(Pid),
+    Claim(Pid),
+    Unregister,
     Update,
 }
 
@@ -93,7 +90,7 @@ impl Run {
                 let serial = self.mailbox_on(node);
                 let id = self.world.register(node, name, serial);
                 let pid = self.world.pid(node, serial);
-                self.open(node, id, name, Kind::Register(pid));
+                self.open(node, id, name, Kind::Claim(pid));
                 "register"
             }
             250..350 => {
@@ -103,14 +100,14 @@ impl Run {
                 if new == old {
                     return;
                 }
-                let id = self.world.register_as(node, name, serial, Some(old.clone()));
-                self.open(node, id, name, Kind::Replace { old, new });
+                let id = self.world.register_as(node, name, serial, Some(old));
+                self.open(node, id, name, Kind::Claim(new));
                 "replace"
             }
             350..450 => {
                 let Some(old) = self.world.owner(node, name) else { return };
-                let id = self.world.unregister(node, name, old.clone());
-                self.open(node, id, name, Kind::Unregister(old));
+                let id = self.world.unregister(node, name, old);
+                self.open(node, id, name, Kind::Unregister);
                 "unregister"
             }
             450..520 => {
@@ -229,12 +226,7 @@ impl Run {
         self.mailboxes.retain(|(_, life, _)| runs.contains(life));
         self.model.joined.retain(|(_, pid), _| runs.contains(pid.node()));
         self.forget(|pid| !runs.contains(pid.node()));
-        for open in self.model.open.extract_if(.., |open| open.node == node) {
-            // Whoever asked is gone, and nobody knows what became of it.
-            if let Kind::Replace { old, .. } | Kind::Unregister(old) = open.kind {
-                self.model.doubted.insert((open.name, old));
-            }
-        }
+        self.model.open.retain(|open| open.node != node);
         self.model.watches.retain(|_, (_, watcher, _)| runs.contains(watcher));
     }
 
@@ -255,7 +247,7 @@ impl Run {
         news.sort_by_key(|(at, _, _)| *at);
         for (_, life, told) in news {
             match told {
-                Told::Lost(name, serial) => {
+                Told::Lost(name, serial) | Told::Over(name, serial) => {
                     if let Some(holders) = self.model.holders.get_mut(&name) {
                         holders.remove(&Pid::new(life, serial));
                     }
@@ -274,22 +266,13 @@ impl Run {
         let outcome = process.and_then(|process| process.done.get(&id)).expect("it was told");
         let holders = self.model.holders.entry(name.clone()).or_default();
         match (kind, outcome) {
-            (Kind::Register(pid), Ok(Done::Bound { .. })) => {
+            (Kind::Claim(pid), Ok(Done::Bound { .. })) => {
                 if is_open(&pid) {
                     holders.insert(pid);
                 }
             }
-            (Kind::Replace { old, new }, Ok(Done::Bound { .. })) => {
-                holders.remove(&old);
-                if is_open(&new) {
-                    holders.insert(new);
-                }
-            }
-            (Kind::Unregister(pid), Ok(Done::Unregistered)) => drop(holders.remove(&pid)),
-            (Kind::Replace { old, .. } | Kind::Unregister(old), Err(_)) => {
-                self.model.doubted.insert((name, old));
-            }
-            (Kind::Update, Ok(Done::Updated { .. })) | (_, Err(_)) => {}
+            // Whose it was is told on its own node.
+            (Kind::Unregister, Ok(Done::Unregistered)) | (Kind::Update, Ok(Done::Updated { .. })) | (_, Err(_)) => {}
             (_, Ok(other)) => panic!("seed {}: {other:?} answers something else", self.world.seed),
         }
     }
@@ -327,15 +310,11 @@ impl Run {
                 assert!(lives, "seed {seed}: {name} points at {pid}, which is gone");
             }
             let told: BTreeSet<Pid> = self.model.holders.get(name).cloned().unwrap_or_default();
-            let is_doubted = |pid: &Pid| self.model.doubted.contains(&(text(name), pid.clone()));
-            let sure: Vec<&Pid> = told.iter().filter(|pid| !is_doubted(pid)).collect();
-            assert!(sure.len() <= 1, "seed {seed}: {name} is held by {sure:?}");
-            if let Some(holder) = sure.first() {
-                assert_eq!(shown.as_ref(), Some(*holder), "seed {seed}: {name}");
-            }
-            if let Some(shown) = &shown {
-                assert!(told.contains(shown), "seed {seed}: {name} is {shown}'s, which was told otherwise: {told:?}");
-            }
+            assert_eq!(
+                told,
+                shown.into_iter().collect(),
+                "seed {seed}: who was told that it has {name}, and who has it"
+            );
         }
         for (watch, (node, _, target)) in &self.model.watches {
             let process = self.world.process(*node);

@@ -42,6 +42,7 @@ pub(super) struct Process {
 pub(super) enum Told {
     Done(RequestId),
     Lost(Text, u64),
+    Over(Text, u64),
 }
 
 #[derive(Clone, Debug)]
@@ -632,6 +633,7 @@ impl Process {
                 self.told.push((now, Told::Lost(name.clone(), serial)));
                 self.lost.push((name, serial, winner));
             }
+            Output::Over { name, serial, .. } => self.told.push((now, Told::Over(name, serial))),
             Output::Decide { dispute, over } => self.disputes.push((dispute, over)),
             Output::Notice { watch, fate, .. } => {
                 assert!(self.notices.iter().all(|(told, _)| *told != watch), "seed {seed}: a watch ends once");
