@@ -3,6 +3,7 @@
 mod call_faults;
 mod calls;
 mod children;
+mod churn;
 mod common;
 mod evolution;
 mod faults;

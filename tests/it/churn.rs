@@ -1,0 +1,92 @@
+//! Whole nodes under everything: they come and go, in good order and without a word, while all of them are asked for all that
+//! they offer; and whenever that pauses, what each was told must be true.
+//!
+//! A seed fixes what is asked and which faults happen, but not every packet of QUIC. So what is checked are promises, not
+//! times.
+
+mod books;
+mod run;
+
+use run::Run;
+use tokio::time::Instant;
+
+use crate::common::{millis, secs};
+
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+fn tasks() -> usize {
+    tokio::runtime::Handle::current().metrics().num_alive_tasks()
+}
+
+/// A cluster grows from one node to ten and shrinks to one again, by good-byes and by deaths in turn, under load. After each step all
+/// is as it must be. `CHURN_MINUTES=n` do it again and again for so long, in virtual time; `SEED=n` replays one.
+#[tokio::test(start_paused = true)]
+async fn a_cluster_grows_and_shrinks_under_load() {
+    const PEAK: usize = 10;
+    let minutes = variable("CHURN_MINUTES");
+    let end = Instant::now() + secs(60 * minutes.unwrap_or(0));
+    let real = std::time::Instant::now();
+    let baseline = tasks();
+    let mut run = Run::new(variable("SEED").unwrap_or(146));
+    run.start(1).await;
+    let mut is_kill = false;
+    loop {
+        while run.lives.len() < PEAK {
+            let host = run.free_host();
+            run.start(host).await;
+            run.busy(secs(2)).await;
+            run.rest().await;
+        }
+        while run.lives.len() > 1 {
+            let host = run.some_host();
+            if is_kill {
+                run.kill(host)
+            } else {
+                run.stop(host)
+            }
+            is_kill = !is_kill;
+            run.busy(secs(3)).await;
+            run.rest().await;
+        }
+        if minutes.is_some() {
+            println!("SEED={}: after {:?} of {:?} {:?}", run.seed, real.elapsed(), end - Instant::now(), run.counts);
+        }
+        if Instant::now() >= end {
+            break;
+        }
+    }
+    run.pause(millis(1)).await;
+    run.end(baseline).await;
+    println!("it took {:?}", real.elapsed());
+}
+
+/// Random requests and faults, among three to seven nodes. At each rest, what every handle was told is true on every node, and
+/// each mailbox has what was reported as delivered to it. `SEEDS=n` runs as many histories, `SEED=n` that one.
+#[tokio::test(start_paused = true)]
+async fn what_nodes_are_told_is_true_whatever_happens() {
+    const MOST: usize = 7;
+    let (first, many) = match (variable("SEED"), variable("SEEDS")) {
+        (Some(seed), _) => (seed, 1),
+        (None, many) => (1, many.unwrap_or(3)),
+    };
+    let real = std::time::Instant::now();
+    for seed in first..first + many {
+        let mut run = Run::new(seed);
+        let size = run.rng.usize(3..=MOST);
+        while run.lives.len() < size {
+            let host = run.free_host();
+            run.start(host).await;
+        }
+        run.rest().await;
+        for _ in 0..3 {
+            for _ in 0..80 {
+                run.happen(MOST).await;
+            }
+            run.rest().await;
+        }
+        run.end(0).await;
+        println!("SEED={seed}: after {:?}", real.elapsed());
+    }
+}

@@ -1,0 +1,768 @@
+//! Whole nodes that are started, stopped, killed, cut off and frozen, and all that is asked of them meanwhile.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Once};
+use std::time::Duration;
+
+use distribute::{
+    Address, Bytes, CallError, Config, Group, Groups, Mailbox, Method, Monitored, Name, Node, NodeId, NodeName, Pid,
+    RegisterError, Registration, ReplaceError, SendError, StartError, UnregisterError, UpdateError,
+};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep};
+
+use super::books::{Books, Event, Letter, Said, Watch};
+use crate::common::{World, ip, millis, secs};
+
+const NAMES: [&str; 8] = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"];
+const GROUPS: [&str; 3] = ["red", "green", "blue"];
+const DOUBLE: Method<u64, u64> = Method::new("churn.double");
+
+/// Within so long after the last fault, all is well everywhere. A member that was declared dead for the third time objects a
+/// minute late, and each time after it twice as late.
+const SETTLED: Duration = Duration::from_secs(600);
+
+/// Whatever was asked has ended within this.
+const ANSWERED: Duration = Duration::from_secs(120);
+
+fn name(name: &str) -> Name<Event> {
+    Name::parse(name).unwrap()
+}
+
+fn group(group: &str) -> Group<Event> {
+    Group::parse(group).unwrap()
+}
+
+thread_local! {
+    static PANICS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// How many panics there were on this thread, on which all tasks of a test run.
+fn panics() -> usize {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let former = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            PANICS.with(|panics| panics.set(panics.get() + 1));
+            former(info);
+        }));
+    });
+    PANICS.with(Cell::get)
+}
+
+/// A node, from its start to its end.
+pub(super) struct Life {
+    pub(super) node: Node,
+    pub(super) id: NodeId,
+    desks: Vec<Mailbox<Event>>,
+    orders: mpsc::UnboundedSender<(Order, Unsaid)>,
+    speaker: JoinHandle<()>,
+}
+
+/// What a node is to say.
+enum Order {
+    Broadcast(&'static str, Duration),
+    Send(Address<Event>),
+}
+
+/// Counts an order until it is carried out, or given up.
+struct Unsaid(Arc<AtomicUsize>);
+
+impl Unsaid {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Unsaid {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What came of a request.
+enum Answer {
+    Registered {
+        claim: (&'static str, Pid),
+        was_ready: bool,
+        outcome: Result<Registration<Event>, RegisterError>,
+    },
+    Replaced {
+        old: Pid,
+        claim: (&'static str, Pid),
+        was_ready: bool,
+        outcome: Result<Registration<Event>, ReplaceError>,
+    },
+    Unregistered {
+        by: NodeId,
+        claim: (&'static str, Pid),
+        was_ready: bool,
+        outcome: Result<(), UnregisterError>,
+    },
+    Updated {
+        by: NodeId,
+        was_ready: bool,
+        outcome: Result<Bytes, UpdateError<()>>,
+    },
+    Called {
+        by: NodeId,
+        of: NodeId,
+        question: u64,
+        outcome: Result<u64, CallError>,
+    },
+}
+
+pub(super) struct Run {
+    pub(super) seed: u64,
+    pub(super) rng: fastrand::Rng,
+    pub(super) world: World,
+    pub(super) lives: BTreeMap<u8, Life>,
+    /// How a node is set up.
+    pub(super) config: Config,
+    pub(super) books: Books,
+    /// Those who say good-bye, and have done so when their task has ended.
+    leaving: Vec<(Life, JoinHandle<()>)>,
+    /// Hosts whose node was killed: they are cut off, so that its last words reach nobody.
+    killed: BTreeSet<u8>,
+    frozen: BTreeSet<u8>,
+    pub(super) is_cut: bool,
+    /// Nothing was cut or frozen since the last rest.
+    is_calm: bool,
+    requests: JoinSet<Answer>,
+    said: Arc<Mutex<Vec<Letter>>>,
+    /// Orders that are not carried out yet.
+    unsaid: Arc<AtomicUsize>,
+    /// Mailboxes of late, open and closed.
+    known: Vec<Pid>,
+    next: u64,
+    pub(super) counts: BTreeMap<&'static str, u64>,
+}
+
+impl Run {
+    pub(super) fn new(seed: u64) -> Self {
+        println!("SEED={seed}");
+        panics();
+        Self {
+            seed,
+            rng: fastrand::Rng::with_seed(seed),
+            world: World::new(seed),
+            lives: BTreeMap::new(),
+            config: Config::local(),
+            books: Books::default(),
+            leaving: Vec::new(),
+            killed: BTreeSet::new(),
+            frozen: BTreeSet::new(),
+            is_cut: false,
+            is_calm: true,
+            requests: JoinSet::new(),
+            said: Arc::default(),
+            unsaid: Arc::default(),
+            known: Vec::new(),
+            next: 0,
+            counts: BTreeMap::new(),
+        }
+    }
+
+    fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    fn pick<T: Clone>(&mut self, from: &[T]) -> Option<T> {
+        if from.is_empty() { None } else { Some(from[self.rng.usize(..from.len())].clone()) }
+    }
+
+    pub(super) fn hosts(&self) -> Vec<u8> {
+        self.lives.keys().copied().collect()
+    }
+
+    pub(super) fn some_host(&mut self) -> u8 {
+        let hosts = self.hosts();
+        self.pick(&hosts).expect("somebody runs")
+    }
+
+    /// A number that no node has, the lowest.
+    pub(super) fn free_host(&self) -> u8 {
+        let leaving = |host: u8| self.leaving.iter().any(|(life, _)| *life.id.name() == name_of(host));
+        (1..).find(|host| !self.lives.contains_key(host) && !leaving(*host)).expect("there are more numbers than nodes")
+    }
+
+    /// Starts a node, which joins by some of those that run.
+    pub(super) async fn start(&mut self, host: u8) {
+        assert!(!self.lives.contains_key(&host), "SEED={}", self.seed);
+        let mut contacts = self.hosts();
+        self.rng.shuffle(&mut contacts);
+        contacts.truncate(3);
+        let deadline = Instant::now() + secs(60);
+        let node = loop {
+            let builder = self.world.builder("n", host).config(self.config.clone());
+            let builder = contacts.iter().fold(builder, |builder, host| builder.join(&name_of(*host)));
+            match builder.start().await {
+                Ok(node) => break node,
+                // The port is in use until the life before has ended, unheard.
+                Err(StartError::Bind { .. }) if Instant::now() < deadline => self.pause(millis(500)).await,
+                Err(error) => panic!("SEED={}: {error:?}", self.seed),
+            }
+        };
+        if self.killed.remove(&host) {
+            self.isolate(host, false);
+        }
+        node.rpc()
+            .serve(DOUBLE, |_, n| async move {
+                sleep(millis(n % 40)).await;
+                n.wrapping_mul(2)
+            })
+            .unwrap();
+        let (orders, given) = mpsc::unbounded_channel();
+        let id = node.id();
+        let speaker = tokio::spawn(speak(id.clone(), node.groups(), given, self.said.clone()));
+        self.lives.insert(host, Life { id, desks: Vec::new(), orders, speaker, node });
+        self.count("start");
+    }
+
+    /// Whoever runs on that host says good-bye.
+    pub(super) fn stop(&mut self, host: u8) {
+        let life = self.lives.remove(&host).expect("it runs");
+        let node = life.node.clone();
+        self.books.close(|pid| *pid.node() == life.id);
+        self.leaving.push((life, tokio::spawn(async move { node.shutdown().await })));
+        self.count("stop");
+    }
+
+    /// Whoever runs on that host is gone, without a word.
+    pub(super) fn kill(&mut self, host: u8) {
+        let life = self.lives.remove(&host).expect("it runs");
+        self.killed.insert(host);
+        self.isolate(host, true);
+        self.bury(life);
+        self.count("kill");
+    }
+
+    fn bury(&mut self, life: Life) {
+        life.speaker.abort();
+        self.books.close(|pid| *pid.node() == life.id);
+    }
+
+    /// Cuts a host off from all others, or lets it reach all that were not killed.
+    fn isolate(&self, host: u8, is_cut: bool) {
+        for other in (1..=MOST).filter(|other| *other != host) {
+            if is_cut {
+                self.world.fabric.cut(ip(host), ip(other));
+            } else if !self.killed.contains(&other) {
+                self.world.fabric.heal(ip(host), ip(other));
+            }
+        }
+    }
+
+    pub(super) fn cut(&mut self, one: &[u8], other: &[u8]) {
+        let ips = |hosts: &[u8]| hosts.iter().map(|host| ip(*host)).collect::<Vec<_>>();
+        self.world.fabric.partition(&ips(one), &ips(other));
+        (self.is_cut, self.is_calm) = (true, false);
+        self.count("cut");
+    }
+
+    pub(super) fn freeze(&mut self, host: u8) {
+        self.world.fabric.freeze(ip(host));
+        self.frozen.insert(host);
+        self.is_calm = false;
+        self.count("freeze");
+    }
+
+    /// Ends all cuts and freezes.
+    pub(super) fn heal(&mut self) {
+        self.world.fabric.heal_all();
+        for host in &self.killed {
+            self.isolate(*host, true);
+        }
+        for host in std::mem::take(&mut self.frozen) {
+            self.world.fabric.thaw(ip(host));
+        }
+        self.is_cut = false;
+        self.count("heal");
+    }
+
+    /// Lets so much time pass, in which mailboxes are read.
+    pub(super) async fn pause(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            sleep(millis(20).min(end - Instant::now())).await;
+            self.harvest();
+        }
+    }
+
+    /// Asks for so long, each node ten times a second.
+    pub(super) async fn busy(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            self.ask();
+            let pause = 200_000 / self.lives.len() as u64;
+            let pause = Duration::from_micros(self.rng.u64(..pause));
+            sleep(pause).await;
+            self.harvest();
+        }
+    }
+
+    /// Whether enough are left without it, and one that is ready: those who join wait for such a one.
+    fn is_spare(&self, host: u8) -> bool {
+        let is_ready = |(other, life): (&u8, &Life)| *other != host && life.node.is_ready();
+        self.lives.len() > 2 && self.lives.iter().any(is_ready)
+    }
+
+    /// One request, or one thing that happens to nodes or to the network.
+    pub(super) async fn happen(&mut self, most: usize) {
+        let host = self.some_host();
+        let hosts = self.hosts();
+        match self.rng.u16(..1_000) {
+            0..30 if hosts.len() < most => {
+                let host = self.free_host();
+                self.start(host).await;
+            }
+            30..42 if self.is_spare(host) => self.stop(host),
+            42..60 if self.is_spare(host) => self.kill(host),
+            60..80 if !self.is_cut => {
+                let (one, other): (Vec<u8>, Vec<u8>) = hosts.iter().partition(|_| self.rng.bool());
+                self.cut(&one, &other);
+            }
+            80..95 if !self.is_cut && hosts.len() > 1 => {
+                let other = self.pick(&hosts.into_iter().filter(|other| *other != host).collect::<Vec<_>>());
+                self.cut(&[host], &[other.expect("there are two")]);
+            }
+            95..110 => self.heal(),
+            110..125 if self.frozen.is_empty() => self.freeze(host),
+            125..150 => {
+                let time = self.rng.u64(2..30);
+                self.pause(secs(time)).await;
+            }
+            _ => {
+                for _ in 0..self.rng.u8(1..5) {
+                    self.ask();
+                }
+            }
+        }
+        let time = self.rng.u64(..150);
+        self.pause(millis(time)).await;
+    }
+
+    /// A mailbox on that host, which is opened if there are few.
+    fn desk(&mut self, host: u8) -> usize {
+        let desks = self.lives[&host].desks.len();
+        if desks < 3 || desks < 6 && self.rng.u8(..8) == 0 {
+            let life = self.lives.get_mut(&host).expect("it runs");
+            let desk = life.node.mailbox();
+            self.books.open.insert(desk.pid());
+            self.known.push(desk.pid());
+            if self.known.len() > 100 {
+                self.known.remove(0);
+            }
+            life.desks.push(desk);
+            return desks;
+        }
+        self.rng.usize(..desks)
+    }
+
+    fn metadata(&mut self, named: &'static str) -> Bytes {
+        self.next += 1;
+        let metadata = Bytes::from(self.next.to_string());
+        self.books.metadata.insert((named, metadata.clone()));
+        metadata
+    }
+
+    /// Whether nobody is about to take it away, or to make it.
+    fn is_new(&self, claim: &(&'static str, Pid)) -> bool {
+        !self.books.claims.contains(claim) && !self.books.taking.contains(claim)
+    }
+
+    /// One request of one node.
+    pub(super) fn ask(&mut self) {
+        let host = self.some_host();
+        let (which, all) = (self.rng.usize(..NAMES.len()), self.rng.usize(..GROUPS.len()));
+        let (named, among) = (NAMES[which], GROUPS[all]);
+        let desk = self.desk(host);
+        let life = &self.lives[&host];
+        let (by, registry, was_ready) = (life.id.clone(), life.node.registry(), life.node.is_ready());
+        let claim = (named, life.desks[desk].pid());
+        let owner = registry.entry(name(named)).map(|entry| entry.owner);
+        let what = match self.rng.u8(..100) {
+            0..20 => {
+                if !self.is_new(&claim) {
+                    return;
+                }
+                let metadata = self.metadata(named);
+                self.books.claims.insert(claim.clone());
+                let asked = registry.register(name(named), &self.lives[&host].desks[desk]).metadata(metadata);
+                self.requests.spawn(async move {
+                    let outcome = asked.await;
+                    Answer::Registered { claim, was_ready, outcome }
+                });
+                "register"
+            }
+            20..26 => {
+                let Some(old) = owner.filter(|old| *old != claim.1) else { return };
+                if !self.is_new(&claim) {
+                    return;
+                }
+                let metadata = self.metadata(named);
+                self.books.claims.insert(claim.clone());
+                self.books.taking.insert((named, old.clone()));
+                let asked =
+                    registry.replace(name(named), old.clone(), &self.lives[&host].desks[desk]).metadata(metadata);
+                self.requests.spawn(async move {
+                    let outcome = asked.await;
+                    Answer::Replaced { old, claim, was_ready, outcome }
+                });
+                "replace"
+            }
+            26..36 => {
+                let Some(owner) = owner else { return };
+                let claim = (named, owner.clone());
+                self.books.taking.insert(claim.clone());
+                self.requests.spawn(async move {
+                    let outcome = registry.unregister(name(named), owner).await;
+                    Answer::Unregistered { by, claim, was_ready, outcome }
+                });
+                "unregister"
+            }
+            36..42 => {
+                if owner.is_none() {
+                    return;
+                }
+                let metadata = self.metadata(named);
+                self.requests.spawn(async move {
+                    let outcome = registry.update(name(named), |_| Ok(metadata.clone())).await;
+                    Answer::Updated { by, was_ready, outcome }
+                });
+                "update"
+            }
+            42..50 => {
+                life.node.groups().join(group(among), &life.desks[desk]).unwrap();
+                *self.books.joined.entry((among, claim.1)).or_default() += 1;
+                "join"
+            }
+            50..55 => {
+                let member = (among, claim.1);
+                let left = life.node.groups().leave(group(among), &life.desks[desk]);
+                let times = self.books.joined.get_mut(&member);
+                assert_eq!(left.is_ok(), times.is_some(), "SEED={}: {left:?}", self.seed);
+                if let Some(times) = times {
+                    *times -= 1;
+                    if *times == 0 {
+                        self.books.joined.remove(&member);
+                    }
+                }
+                "leave"
+            }
+            55..67 => {
+                let patience = millis([50, 1_000, 5_000][self.rng.usize(..3)]);
+                self.order(host, Order::Broadcast(among, patience));
+                "broadcast"
+            }
+            67..80 => {
+                let to = if self.rng.bool() {
+                    let members = life.node.groups().members(group(among));
+                    self.pick(&members)
+                } else {
+                    life.node.registry().lookup(name(named)).ok()
+                };
+                let Some(to) = to else { return };
+                self.order(host, Order::Send(to));
+                "send"
+            }
+            80..90 => {
+                let members = life.node.membership().alive();
+                let rpc = life.node.rpc();
+                let Some(of) = self.pick(&members) else { return };
+                let question = self.rng.u64(..);
+                self.requests.spawn(async move {
+                    let outcome = rpc.call(of.name(), DOUBLE, question).await;
+                    Answer::Called { by, of, question, outcome }
+                });
+                "call"
+            }
+            90..96 => {
+                self.watch(host, desk);
+                "watch"
+            }
+            96..98 => {
+                let desk = self.lives.get_mut(&host).expect("it runs").desks.swap_remove(desk);
+                self.close(desk);
+                "close"
+            }
+            _ => {
+                let watches: Vec<u64> = self.books.watches.keys().copied().collect();
+                let Some(id) = self.pick(&watches) else { return };
+                let watch = &self.books.watches[&id];
+                if watch.monitor.is_none() {
+                    return;
+                }
+                self.books.watches.remove(&id);
+                "end a watch"
+            }
+        };
+        self.count(what);
+    }
+
+    fn order(&mut self, host: u8, order: Order) {
+        // A node that waits for another is not given ever more to say.
+        if self.unsaid.load(Ordering::Relaxed) < 200 {
+            let unsaid = Unsaid::new(&self.unsaid);
+            self.lives[&host].orders.send((order, unsaid)).expect("it speaks as long as it runs");
+        }
+    }
+
+    fn watch(&mut self, host: u8, desk: usize) {
+        let target: Monitored = if self.rng.u8(..4) == 0 {
+            let hosts = self.hosts();
+            let other = self.pick(&hosts).expect("somebody runs");
+            self.lives[&other].id.clone().into()
+        } else {
+            let known = self.known.clone();
+            let Some(pid) = self.pick(&known) else { return };
+            pid.into()
+        };
+        self.next += 1;
+        let (id, until_dead, in_band) = (self.next, self.rng.bool(), self.rng.bool());
+        let life = &self.lives[&host];
+        let inbox = &life.desks[desk];
+        let by = inbox.pid();
+        let monitor = match (in_band, until_dead) {
+            (true, true) => {
+                inbox.monitor_until_dead(target.clone(), move |notice| Event::Notice(id, notice.fate));
+                None
+            }
+            (true, false) => {
+                inbox.monitor(target.clone(), move |notice| Event::Notice(id, notice.fate));
+                None
+            }
+            (false, true) => Some(life.node.monitor_until_dead(target.clone())),
+            (false, false) => Some(life.node.monitor(target.clone())),
+        };
+        self.books.watches.insert(id, Watch { by, target, until_dead, monitor, told: None });
+    }
+
+    fn close(&mut self, mut desk: Mailbox<Event>) {
+        let pid = desk.pid();
+        while let Ok(event) = desk.try_recv() {
+            self.books.hear(&pid, event);
+        }
+        self.books.close(|gone| *gone == pid);
+    }
+
+    /// Takes all that has come, to mailboxes and in answer to requests.
+    pub(super) fn harvest(&mut self) {
+        let leaving = self.leaving.iter_mut().map(|(life, _)| life);
+        for life in self.lives.values_mut().chain(leaving) {
+            for desk in &mut life.desks {
+                let pid = desk.pid();
+                while let Ok(event) = desk.try_recv() {
+                    self.books.hear(&pid, event);
+                }
+            }
+        }
+        self.books.poll();
+        while let Some(answer) = self.requests.try_join_next() {
+            self.answered(answer.expect("no request panics"));
+        }
+        let gone: Vec<_> = self.leaving.extract_if(.., |(_, goodbye)| goodbye.is_finished()).collect();
+        for (life, _) in gone {
+            self.bury(life);
+        }
+        self.books.letters.append(&mut self.said.lock().unwrap());
+        assert_eq!(panics(), 0, "SEED={}", self.seed);
+    }
+
+    fn runs(&self, id: &NodeId) -> bool {
+        self.lives.values().any(|life| life.id == *id)
+    }
+
+    fn answered(&mut self, answer: Answer) {
+        let seed = self.seed;
+        match answer {
+            Answer::Registered { claim, was_ready, outcome } => {
+                let is_open = self.books.open.contains(&claim.1);
+                match outcome {
+                    Ok(registration) if is_open => self.books.holders.push((claim, registration)),
+                    Err(RegisterError::Timeout(_)) | Ok(_) => {}
+                    Err(RegisterError::Taken { .. }) => _ = self.books.claims.remove(&claim),
+                    Err(RegisterError::NotReady) if !was_ready => _ = self.books.claims.remove(&claim),
+                    Err(RegisterError::MailboxClosed(_) | RegisterError::Shutdown) if !is_open => {}
+                    Err(error) => panic!("SEED={seed}: {claim:?} {error:?}"),
+                }
+            }
+            Answer::Replaced { old, claim, was_ready, outcome } => {
+                let is_open = self.books.open.contains(&claim.1);
+                self.books.taking.remove(&(claim.0, old.clone()));
+                match outcome {
+                    Ok(registration) => {
+                        self.books.claims.remove(&(claim.0, old));
+                        if is_open {
+                            self.books.holders.push((claim, registration));
+                        }
+                    }
+                    Err(ReplaceError::Timeout(_)) => {}
+                    Err(ReplaceError::NotOwner { .. } | ReplaceError::NotRegistered) => {
+                        self.books.claims.remove(&claim);
+                    }
+                    Err(ReplaceError::NotReady) if !was_ready => _ = self.books.claims.remove(&claim),
+                    Err(ReplaceError::MailboxClosed(_) | ReplaceError::Shutdown) if !is_open => {}
+                    Err(error) => panic!("SEED={seed}: {claim:?} in place of {old} {error:?}"),
+                }
+            }
+            Answer::Unregistered { by, claim, was_ready, outcome } => {
+                self.books.taking.remove(&claim);
+                match outcome {
+                    Ok(()) => _ = self.books.claims.remove(&claim),
+                    Err(
+                        UnregisterError::NotOwner { .. } | UnregisterError::NotRegistered | UnregisterError::Timeout(_),
+                    ) => {}
+                    Err(UnregisterError::NotReady) if !was_ready => {}
+                    Err(UnregisterError::Shutdown) if !self.runs(&by) => {}
+                    Err(error) => panic!("SEED={seed}: {claim:?} {error:?}"),
+                }
+            }
+            Answer::Updated { by, was_ready, outcome } => match outcome {
+                Ok(_) | Err(UpdateError::NotRegistered | UpdateError::Timeout(_)) => {}
+                Err(UpdateError::NotReady) if !was_ready => {}
+                Err(UpdateError::Shutdown) if !self.runs(&by) => {}
+                Err(error) => panic!("SEED={seed}: {error:?}"),
+            },
+            Answer::Called { by, of, question, outcome } => match outcome {
+                Ok(answer) => assert_eq!(answer, question.wrapping_mul(2), "SEED={seed}"),
+                Err(error) if self.is_calm && self.runs(&by) && self.runs(&of) => {
+                    panic!("SEED={seed}: {by} calls {of} on a calm day: {error:?}")
+                }
+                Err(
+                    CallError::NotConnected(..)
+                    | CallError::Timeout(_)
+                    | CallError::Disconnected(_)
+                    | CallError::ShuttingDown
+                    | CallError::Cancelled,
+                ) => self.count("failed call"),
+                Err(error) => panic!("SEED={seed}: {error:?}"),
+            },
+        }
+    }
+
+    /// Heals, asks no more, and waits until all is as it must be.
+    pub(super) async fn rest(&mut self) {
+        if self.is_cut || !self.frozen.is_empty() {
+            self.heal();
+        }
+        let deadline = Instant::now() + ANSWERED;
+        while !self.requests.is_empty() || self.unsaid.load(Ordering::Relaxed) > 0 || !self.leaving.is_empty() {
+            assert!(Instant::now() < deadline, "SEED={}: requests are not answered", self.seed);
+            self.pause(millis(100)).await;
+        }
+        assert_eq!(self.books.taking.len(), 0, "SEED={}", self.seed);
+        let began = Instant::now();
+        loop {
+            self.pause(millis(250)).await;
+            match self.check() {
+                Ok(()) => break,
+                Err(why) => assert!(began.elapsed() < SETTLED, "SEED={}: {why}", self.seed),
+            }
+        }
+        // And so it stays.
+        self.pause(secs(3)).await;
+        if let Err(why) = self.check() {
+            panic!("SEED={}: it was well, but now: {why}", self.seed);
+        }
+        let live = self.live();
+        self.books.turn_page(&live);
+        self.is_calm = true;
+    }
+
+    fn live(&self) -> BTreeSet<NodeId> {
+        self.lives.values().map(|life| life.id.clone()).collect()
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let live = self.live();
+        let names = self.lives.values().next().map(|life| life.node.registry().entries()).unwrap_or_default();
+        for Life { node, id, .. } in self.lives.values() {
+            let same = |what: &str, is_same: bool| if is_same { Ok(()) } else { Err(format!("{id}: {what}")) };
+            same("is another life", node.id() == *id)?;
+            let alive: BTreeSet<_> = node.membership().alive().into_iter().collect();
+            same(&format!("sees {alive:?}, not {live:?}"), alive == live)?;
+            same("is not ready", node.is_ready())?;
+            let peers = node.cluster().peers();
+            same(&format!("has sessions with {peers:?}"), peers.iter().all(|peer| live.contains(peer)))?;
+            let stats = node.rpc().stats();
+            let open = (stats.waiting, stats.asking, stats.handlers, stats.handler_bytes);
+            same(&format!("waits for calls: {open:?}"), open == (0, 0, 0, 0))?;
+            let entries = node.registry().entries();
+            same(&format!("knows {entries:?}, not {names:?}"), entries == names)?;
+            same("counts its names wrongly", node.registry().count() == names.len())?;
+            for among in GROUPS {
+                let members = node.groups().memberships(group(among));
+                let members: BTreeMap<_, _> = members.into_iter().map(|member| (member.pid, member.count)).collect();
+                let joined = self.books.joined.iter().filter(|((of, _), _)| *of == among);
+                let joined: BTreeMap<_, _> = joined.map(|((_, pid), times)| (pid.clone(), *times)).collect();
+                same(&format!("in {among} sees {members:?}, not {joined:?}"), members == joined)?;
+            }
+            let groups: BTreeSet<_> = self.books.joined.keys().map(|(of, _)| *of).collect();
+            same("lists other groups", node.groups().groups().iter().map(|of| &**of).eq(groups))?;
+        }
+        self.books.check(&live, &names, self.is_calm)
+    }
+
+    /// All nodes stop; nothing of any of them is left.
+    pub(super) async fn end(mut self, tasks: usize) {
+        self.rest().await;
+        for host in self.hosts() {
+            self.stop(host);
+        }
+        let deadline = Instant::now() + ANSWERED;
+        let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        while !self.leaving.is_empty() || alive() > tasks {
+            assert!(Instant::now() < deadline, "SEED={}: {} tasks are left of {tasks}", self.seed, alive());
+            self.pause(millis(100)).await;
+        }
+        println!("SEED={}: {:?}", self.seed, self.counts);
+    }
+}
+
+/// Hosts have numbers up to this.
+const MOST: u8 = 40;
+
+fn name_of(host: u8) -> NodeName {
+    NodeName::parse(&format!("n@10.0.0.{host}")).unwrap()
+}
+
+/// Says one thing after another, each with its number.
+async fn speak(
+    from: NodeId,
+    groups: Groups,
+    mut orders: mpsc::UnboundedReceiver<(Order, Unsaid)>,
+    said: Arc<Mutex<Vec<Letter>>>,
+) {
+    let mut number = 0;
+    while let Some((order, _unsaid)) = orders.recv().await {
+        number += 1;
+        let event = Event::Letter { from: from.clone(), number };
+        let to = match order {
+            Order::Broadcast(among, patience) => match groups.broadcast(group(among), &event).timeout(patience).await {
+                Ok(report) => report.outcomes().map(|(pid, outcome)| (pid.clone(), Said::Copy(outcome))).collect(),
+                // It is stopping.
+                Err(distribute::BroadcastError::Shutdown) => Vec::new(),
+                Err(error) => panic!("{error:?}"),
+            },
+            Order::Send(to) => {
+                let outcome = match to.send(event).await {
+                    Ok(()) => Said::Accepted,
+                    Err(
+                        SendError::NotConnected(..)
+                        | SendError::SessionEnded(_)
+                        | SendError::MailboxClosed(_)
+                        | SendError::Shutdown,
+                    ) => Said::Failed,
+                    Err(error) => panic!("{error:?}"),
+                };
+                vec![(to.pid().clone(), outcome)]
+            }
+        };
+        said.lock().unwrap().push(Letter { from: from.clone(), number, to });
+    }
+}
