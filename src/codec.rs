@@ -75,6 +75,21 @@ pub enum DecodeError {
     Codec(u8),
 }
 
+impl DecodeError {
+    /// Which kind it is, in a word; the error itself may quote the value.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "malformed",
+            Self::Trailing(_) => "trailing bytes",
+            Self::TooDeep => "too deep",
+            Self::TooLarge { .. } => "too large",
+            Self::Version { .. } => "version",
+            Self::Tag { .. } => "tag",
+            Self::Codec(_) => "codec",
+        }
+    }
+}
+
 pub(crate) fn encode<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<(), EncodeError> {
     struct Out<'a>(&'a mut Vec<u8>);
     impl bincode::enc::write::Writer for Out<'_> {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use crate::driver::journal::target;
 use crate::driver::{Shared, peers};
 use crate::error::ConnectError;
 use crate::id::{HostName, NameError, NodeName};
@@ -258,7 +259,7 @@ async fn enter(shared: Arc<Shared>, place: Contact) -> Entered {
             Ok(_) => true,
             Err(ConnectError::IsSelf) => false,
             Err(error) => {
-                tracing::info!(%name, %error, "could not join yet");
+                tracing::info!(target: target::NODE, %name, %error, "could not join yet");
                 false
             }
         },

@@ -214,7 +214,7 @@ impl<T: Message> Facts<T> {
                 Ok(Err(error)) => error,
                 Err(error) => DecodeError::Malformed(error.to_string()),
             };
-            tracing::debug!(topic = self.topic.name(), %from, %error, "skipped a fact that cannot be read");
+            tracing::debug!(topic = self.topic.name(), %from, reason = error.kind(), "skipped a fact that cannot be read");
             match error {
                 DecodeError::Tag { .. } => self.refusals.wrong_type += 1,
                 DecodeError::Version { .. } => self.refusals.wrong_version += 1,

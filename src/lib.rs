@@ -87,9 +87,57 @@
 //! a send that is dropped has sent nothing or was accepted in that instant, a call that is dropped tells the callee to drop
 //! the handler, and a shutdown that is dropped goes on.
 //!
+//! # Logs
+//! A node tells `tracing` what it does. The levels are for readers:
+//!
+//! | level | for whom |
+//! |---|---|
+//! | error | a person is needed: this node gives way to another life of its name |
+//! | warn | something was lost, refused, or decided against somebody |
+//! | info | the life of the node, and its sessions |
+//! | debug | whoever asks why |
+//! | trace | each packet of membership, each frame of names and groups that comes, each write and read of a stream |
+//!
+//! What a body, metadata or an error of a codec says is never told, nor a cookie or a key; names of nodes, mailboxes,
+//! groups and methods are, and tags. Everything has a target that begins with `distribute`. These events keep their
+//! targets, messages and fields, each of them comes once, and [`Node::stats`] counts them:
+//!
+//! | target | message | level | fields |
+//! |---|---|---|---|
+//! | `distribute::node` | `started` | info | `node`, `cluster`, `address` |
+//! | `distribute::node` | `stopping`, `stopped` | info | |
+//! | `distribute::session` | `session up` | info | `peer` |
+//! | `distribute::session` | `session ended`: by a good-bye, a disconnect or this node's end | info | `peer`, `reason` |
+//! | `distribute::session` | `session lost`: for any other reason | warn | `peer`, `reason` |
+//! | `distribute::session` | `forced disconnect`: by this node | warn | `peer`, `by` |
+//! | `distribute::protocol` | `rejected a frame`: and closed the link | warn | `peer`, `link`, `fault` |
+//! | `distribute::link` | `refused a link`: of a stranger, or for want of room | warn* | `address`, `reason` |
+//! | `distribute::link` | `not connected`: a dial failed | debug | `peer`, `error` |
+//! | `distribute::link` | `link busy`, `link no longer busy` | debug | `peer` |
+//! | `distribute::conflict` | `refused a second life of a live name` | warn | `live`, `refused` |
+//! | `distribute::conflict` | `a registration lost its name to another claim` | warn | `scope`, `name`, `mailbox`, `winner` |
+//! | `distribute::conflict` | `the conflict resolver failed: the older claim stands` | warn | `scope`, `name`, `error` |
+//! | `distribute::member` | `member declared dead` | warn | `member` |
+//! | `distribute::member` | `member changed` | debug | `member`, `what` |
+//! | `distribute::message` | `refused a message`: a mailbox cannot read it | warn* | `mailbox`, `from`, `tag`, `version`, `reason` |
+//! | `distribute::call` | `refused a call`: no such method, overloaded, shutting down | warn* | `caller`, `method`, `status` |
+//! | `distribute::call` | `a cast came to nothing` | warn* | `caller`, `method`, `status` |
+//! | `distribute::call` | `a handler panicked` | warn | those of its span |
+//!
+//! \* Others may cause these as often as they like. So one a second of each is a warning, and the rest are told at the
+//! level of debug.
+//!
+//! Spans: `node` around what the node decides (`distribute::node`, info; `node`); `link` around a link's greeting and its
+//! work (`distribute::link`, debug; `link`, `role`, and `peer` or `address`); `claim` around a registration
+//! (`distribute::name`, debug; `scope`, `name`, `mailbox`, `outcome`); and `call` around each handler (`distribute::call`,
+//! info; `method`, `caller`, `correlation`, `outcome`), so that what the handler says carries the [`CorrelationId`] of its
+//! call. A task that it spawns is in it by `tracing::Instrument::in_current_span`. Messages have no span. The span of a call
+//! costs about what one line of the log does; the filter `distribute::call=warn` saves it.
+//!
 //! # Features
 //! - `aws-lc-rs` (default): the TLS provider that agrees on keys by X25519MLKEM768.
 //! - `ring`: another TLS provider, without post-quantum key agreement. With both, `aws-lc-rs` is used. One is required.
+//! - `metrics`: hands the counts of nodes to the process's recorder of the `metrics` facade: see [`NodeStats`].
 //! - `sim`: the module `sim`, a network in memory for tests under tokio's paused clock.
 #![forbid(unsafe_code)]
 
@@ -111,6 +159,7 @@ mod monitor;
 mod node;
 mod registry;
 mod rpc;
+mod stats;
 
 mod driver;
 mod proto;
@@ -120,6 +169,7 @@ mod codec;
 mod wire;
 
 mod config;
+mod correlation;
 mod error;
 mod id;
 mod identity;
@@ -132,10 +182,13 @@ pub use crate::ask::{Ask, ReplyTo};
 pub use crate::cluster::{Cluster, NodeEvents, Refusals};
 pub use crate::codec::{DecodeError, EncodeError};
 pub use crate::config::{Config, ConfigError};
+pub use crate::correlation::{CorrelationId, CorrelationIdError};
 pub use crate::discovery::{Contact, Discovery, Dns};
+pub use crate::driver::counters::{Flow, Queues, Traffic};
 pub use crate::driver::disputes::{Conflict, ConflictResolver};
 pub use crate::driver::events::NodeEvent;
 pub use crate::driver::groups::{GroupEvent, GroupMember, LeftReason};
+pub use crate::driver::journal::Incidents;
 pub use crate::driver::mailboxes::RefusedMessage;
 pub use crate::driver::members::MembershipEvent;
 pub use crate::driver::names::{NameChange, NameEntry, NameEvent, RegistryCounters};
@@ -169,6 +222,7 @@ pub use crate::registry::{
 pub use crate::rpc::{
     Call, CallContext, CallStats, CallStream, Callee, Cast, Identity, Method, Multicall, Rpc, Serving, Sink, StreamCall,
 };
+pub use crate::stats::{LinkStats, NodeStats, PeerStats};
 pub use crate::trace::{Trace, TraceError};
 pub use crate::transport::Network;
 

@@ -28,6 +28,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::codec::{self, DecodeError};
+use crate::correlation::CorrelationId;
 use crate::driver::delivery::{Letter, cost};
 use crate::driver::mailboxes::{Entry, LocalRefused, Queue, RefusedMessage};
 use crate::driver::session::{Body, Session};
@@ -214,6 +215,7 @@ impl<M: Message> Mailbox<M> {
         loop {
             if let Some(mut letter) = self.letter.take() {
                 while let Some(body) = letter.next() {
+                    self.queue.count_read();
                     self.owe(&letter, body.len());
                     // A decoder or a hook that panics takes none of what came with the message along.
                     let opened = catch_unwind(AssertUnwindSafe(|| open(self, Opened::Body(&letter, body))));
@@ -227,6 +229,7 @@ impl<M: Message> Mailbox<M> {
             match self.taken.pop_front()? {
                 Entry::Letter(letter) => self.letter = Some(letter),
                 Entry::Local { message, trace, room } => {
+                    self.queue.count_read();
                     self.owed.room += room as usize;
                     if self.taken.is_empty() || self.owed.room >= self.shared.config.mailbox_local_bytes / OWED_PART {
                         self.pay();
@@ -234,6 +237,7 @@ impl<M: Message> Mailbox<M> {
                     return open(self, Opened::Local(message, trace));
                 }
                 Entry::Notice(notice) => {
+                    self.queue.count_read();
                     if self.taken.is_empty() {
                         self.pay();
                     }
@@ -303,12 +307,13 @@ impl<M: Message> Mailbox<M> {
             Err(error) => error,
         };
         self.refused += 1;
-        from.refused(match &error {
+        let reason = match &error {
             DecodeError::Tag { .. } => Unreadable::Tag,
             DecodeError::Version { .. } => Unreadable::Version,
             _ => Unreadable::Malformed,
-        });
-        tracing::debug!(mailbox = self.serial, from = %from.peer, tag = schema.tag, %error, "refused a message");
+        };
+        from.refused(reason);
+        self.shared.journal.message_refused(self.serial, &from.peer, &schema.tag, schema.version, reason);
         if let Some(hook) = &self.shared.on_refused {
             hook.call(&RefusedMessage {
                 mailbox: self.pid(),
@@ -340,8 +345,41 @@ pub struct Received<M> {
     pub message: M,
     /// The node that sent it; this one for messages of its own.
     pub from: NodeId,
-    /// The trace that the sender was in. What is sent within [`Trace::scope`] belongs to it again.
+    /// The trace that the sender was in.
     pub trace: Option<Trace>,
+}
+
+impl<M> Received<M> {
+    /// Returns the id of the trace that the sender was in.
+    pub fn correlation_id(&self) -> Option<CorrelationId> {
+        self.trace.map(CorrelationId::from)
+    }
+
+    /// Runs a future in the trace that the sender was in, so that what it sends and calls carries it on; in that of this
+    /// task if the sender was in none.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), distribute::Error> {
+    /// use distribute::{Cookie, CorrelationId, Node};
+    ///
+    /// let node = Node::builder("here@127.0.0.1:0").cookie(Cookie::generate()).start().await?;
+    /// let (mut first, mut second) = (node.mailbox::<u64>(), node.mailbox::<u64>());
+    /// let order = CorrelationId::generate();
+    /// order.scope(async { first.address().send(7).await }).await?;
+    ///
+    /// let received = first.recv_full().await.expect("the node runs");
+    /// received.scope(second.address().send(8)).await?;
+    /// assert_eq!(second.recv_full().await.and_then(|received| received.correlation_id()), Some(order));
+    /// # node.shutdown().await;
+    /// # Ok(()) }
+    /// ```
+    pub async fn scope<F: Future>(&self, future: F) -> F::Output {
+        match self.trace {
+            Some(trace) => trace.scope(future).await,
+            None => future.await,
+        }
+    }
 }
 
 /// Messages are moved in and out, never pinned.

@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::discovery::{self, Discovery, Ways};
+use crate::driver::journal::target;
 use crate::driver::mailboxes::{RefusedHook, RefusedMessage};
 use crate::driver::services::Services;
 use crate::driver::{self, Command, Shared};
@@ -26,6 +27,7 @@ use crate::monitor::{Monitor, Monitored};
 use crate::proto::founding::Plan;
 use crate::registry::{ConflictRule, Registry};
 use crate::rpc::Rpc;
+use crate::stats::{self, NodeStats};
 use crate::transport::tls::Tls;
 use crate::transport::{Endpoint, Network};
 use crate::wire::NodeFlags;
@@ -165,6 +167,12 @@ impl Node {
     /// Returns the part that tells how well the node and its cluster are.
     pub fn health(&self) -> Health {
         Health::new(&self.guard.shared)
+    }
+
+    /// Returns what the node has done and holds, in numbers. It looks at each session and each mailbox, and waits for
+    /// nothing.
+    pub fn stats(&self) -> NodeStats {
+        stats::look(&self.guard.shared)
     }
 
     /// Returns the part that knows which mailbox has which name.
@@ -481,7 +489,7 @@ impl Builder {
         let mut seed = [0; 8];
         crate::identity::fill_random(&mut seed);
         let id = NodeId::new(name.clone(), incarnation.unwrap_or_else(incarnation_now));
-        tracing::info!(node = %id, %cluster, address = %bound, "started");
+        tracing::info!(target: target::NODE, node = %id, %cluster, address = %bound, "started");
         let addresses = advertise.into_iter().take(ADVERTISED_MAX).collect();
         let seed = u64::from_be_bytes(seed);
         let (rule, resolver) = rule.into_parts();
@@ -492,6 +500,8 @@ impl Builder {
         if !ways.names.is_empty() || !ways.sources.is_empty() {
             tokio::spawn(discovery::seek(shared.clone(), ways, !seed));
         }
+        #[cfg(feature = "metrics")]
+        tokio::spawn(stats::export::publish(shared.clone()));
         Ok(Node { guard: Arc::new(Guard { shared, name, address: bound }) })
     }
 }

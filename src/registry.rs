@@ -10,9 +10,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
+use tracing::Instrument;
+use tracing::field::Empty;
 
 use crate::config::LONGEST;
 use crate::driver::disputes::{ConflictResolver, Resolver};
+use crate::driver::journal::target;
 use crate::driver::names::{Claim, NameEntry, NameEvent, RegistryCounters, SEPARATOR, Standing, Table, Watch, Watched};
 use crate::driver::{Command, Shared};
 use crate::error::{
@@ -657,8 +660,41 @@ enum Failure {
     NotEverywhere,
 }
 
+impl Failure {
+    /// What the log says.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::WrongNode => "a mailbox of another node",
+            Self::TooLarge { .. } => "metadata too large",
+            Self::NotEverywhere => "not everywhere",
+            Self::Refused(refusal) => match refusal {
+                Refusal::Taken { .. } => "taken",
+                Refusal::MailboxClosed => "mailbox closed",
+                Refusal::NotOwner { .. } => "not the owner",
+                Refusal::NotRegistered => "not registered",
+                Refusal::LimitReached { .. } => "limit reached",
+                Refusal::NotReady => "not ready",
+                Refusal::Timeout => "timeout",
+                Refusal::Stale { .. } => "stale",
+                Refusal::NotInScope => "not in the scope",
+                Refusal::Shutdown => "shutdown",
+            },
+        }
+    }
+}
+
 impl<M: Message> Register<M> {
     async fn run(self) -> Result<Registration<M>, Failure> {
+        let (scope, name, mailbox) = (self.registry.table.scope().clone(), self.name.name.to_text(), self.pid.serial());
+        let span = tracing::debug_span!(target: target::NAME, "claim", %scope, %name, mailbox, outcome = Empty);
+        let claimed = self.claim().instrument(span.clone()).await;
+        let outcome = claimed.as_ref().map_or_else(Failure::kind, |_| "granted");
+        span.record("outcome", outcome);
+        tracing::debug!(target: target::NAME, parent: &span, outcome, "claimed a name");
+        claimed
+    }
+
+    async fn claim(self) -> Result<Registration<M>, Failure> {
         let Self { registry, name, pid, is_own, metadata, timeout, on_loss, is_everywhere, replacing } = self;
         let Registry { shared, table } = &registry;
         let deadline = deadline(timeout);

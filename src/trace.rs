@@ -5,9 +5,10 @@ use std::str::FromStr;
 
 /// A W3C [trace context]: which trace a call or a message belongs to, and under which of its spans.
 ///
-/// A call carries it to its handler, and what the handler calls and sends carries it on. The library makes no spans of its
-/// own, so the bytes travel as they are; who opens a span sets it with [`Call::trace`](crate::Call::trace), or with
-/// [`Trace::scope`] for all that is sent within a future.
+/// A call carries it to its handler, and what the handler calls and sends carries it on. The library begins no trace and
+/// records no span in one, so the bytes travel as they are; who opens a span sets it with [`Call::trace`](crate::Call::trace), or with
+/// [`Trace::scope`] for all that is sent within a future. Its id alone is a [`CorrelationId`](crate::CorrelationId), which
+/// stands in the log.
 ///
 /// ```
 /// use distribute::Trace;
@@ -18,6 +19,47 @@ use std::str::FromStr;
 /// assert!(trace.is_sampled());
 /// # Ok::<(), distribute::TraceError>(())
 /// ```
+///
+/// # Beside HTTP and OpenTelemetry
+/// The header `traceparent` of a request goes in as it is, and what is called from within a handler gets it out again, so
+/// a trace goes through a cluster as through any other service. `tracestate` does not travel.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), distribute::Error> {
+/// use std::collections::HashMap;
+/// use distribute::{Cookie, Method, Node, Trace};
+///
+/// const PRICE: Method<u64, u64> = Method::new("shop.price");
+///
+/// let node = Node::builder("here@127.0.0.1:0").cookie(Cookie::generate()).start().await?;
+/// node.rpc().serve(PRICE, |_call, item| async move {
+///     // Out: for an HTTP request that the handler makes.
+///     let header = Trace::current().map(|trace| ("traceparent", trace.to_string()));
+///     assert!(header.is_some());
+///     item * 2
+/// })?;
+///
+/// // In: from an HTTP request that came.
+/// let headers = HashMap::from([("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")]);
+/// let trace = headers.get("traceparent").and_then(|header| header.parse::<Trace>().ok());
+/// let call = node.rpc().call(node.name(), PRICE, 21);
+/// let price = match trace {
+///     Some(trace) => call.trace(trace).await?,
+///     None => call.await?,
+/// };
+/// assert_eq!(price, 42);
+/// # node.shutdown().await;
+/// # Ok(()) }
+/// ```
+///
+/// Of an OpenTelemetry `SpanContext` it is
+/// `Trace::new(context.trace_id().to_bytes(), context.span_id().to_bytes(), context.trace_flags().to_u8())`, and back it is
+/// `SpanContext::new(TraceId::from_bytes(trace.trace_id()), SpanId::from_bytes(trace.parent_id()),
+/// TraceFlags::new(trace.flags()), true, TraceState::NONE)`. The library opens a `tracing` span named `call` around each
+/// handler, without a parent: with `tracing-opentelemetry` a handler makes it part of its caller's trace by
+/// `tracing::Span::current().set_parent(...)` with that context, and what it calls is then to be given the trace of that
+/// span, by [`scope`](Self::scope) or [`Call::trace`](crate::Call::trace).
 ///
 /// [trace context]: https://www.w3.org/TR/trace-context/#traceparent-header
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

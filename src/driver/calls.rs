@@ -328,9 +328,11 @@ impl Reply {
             }
             To::LocalItems { out, inn } => drop(inn.finish(out.end(), StreamEnd::Status(status))),
             To::Cast { id, .. } => {
-                lock(&self.shared.methods.casts).remove(id);
+                let call = lock(&self.shared.methods.casts).remove(id);
                 if status != Status::Answered {
-                    tracing::debug!(?status, "a cast came to nothing");
+                    if let Some(call) = call {
+                        self.shared.journal.cast_failed(&call.caller, None, status);
+                    }
                     self.shared.counters.cast_failed();
                 }
             }
@@ -372,13 +374,7 @@ pub(super) fn serve(shared: &Arc<Shared>, session: &Arc<Session>, call: Arrived)
     let handler = methods.find(shared, &term.method, mode);
     let call = CallState::new(session.peer.clone(), false, deadline, trace);
     let request = Request { call: call.clone(), term, body };
-    let start = |to| {
-        let handler = handler?;
-        let reply = Reply::new(shared, to, request.body.len())?;
-        shared.counters.served();
-        handler.spawn(request, reply);
-        Ok(())
-    };
+    let start = |to| start(shared, handler, request, to);
     if mode == CallMode::Nothing {
         methods.cast(shared, call, Some(session.clone()), start);
         return Ok(());
@@ -387,10 +383,30 @@ pub(super) fn serve(shared: &Arc<Shared>, session: &Arc<Session>, call: Arrived)
         CallMode::Items { limit } => Some(ItemsOut::new(limit)),
         _ => None,
     };
-    session.serve(id, call, items.clone(), |call| {
-        let started = start(To::Peer { session: session.clone(), call, items });
-        started.inspect_err(|status| shared.counters.refused(*status))
-    })
+    session.serve(id, call, items.clone(), |call| start(To::Peer { session: session.clone(), call, items }))
+}
+
+/// Starts a handler, if there is one and a place for it.
+fn start(
+    shared: &Arc<Shared>,
+    handler: Result<Arc<dyn Handler>, Status>,
+    request: Request,
+    to: To,
+) -> Result<(), Status> {
+    let is_cast = matches!(to, To::Cast { .. });
+    let placed = handler.and_then(|handler| Ok((handler, Reply::new(shared, to, request.body.len())?)));
+    let (handler, reply) = placed.inspect_err(|status| {
+        let (caller, method) = (&request.call.caller, request.term.method.as_str());
+        shared.counters.refused(*status);
+        if is_cast {
+            shared.journal.cast_failed(caller, Some(method), *status);
+        } else {
+            shared.journal.call_refused(caller, method, *status);
+        }
+    })?;
+    shared.counters.served();
+    handler.spawn(request, reply);
+    Ok(())
 }
 
 impl Methods {
@@ -405,20 +421,15 @@ impl Methods {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         // First, so that its end does not come before its beginning.
         lock(&self.casts).insert(id, call);
-        if let Err(status) = start(To::Cast { id, from }) {
+        if start(To::Cast { id, from }).is_err() {
             lock(&self.casts).remove(&id);
-            tracing::debug!(?status, "a cast came to nothing");
-            shared.counters.refused(status);
             shared.counters.cast_failed();
         }
     }
 
     fn start_local(&self, shared: &Arc<Shared>, mode: CallMode, request: Request, to: To) -> Result<(), Status> {
-        let handler = self.find(shared, &request.term.method, mode)?;
-        let reply = Reply::new(shared, to, request.body.len())?;
-        shared.counters.served();
-        handler.spawn(request, reply);
-        Ok(())
+        let handler = self.find(shared, &request.term.method, mode);
+        start(shared, handler, request, to)
     }
 }
 
@@ -438,7 +449,6 @@ pub(crate) async fn call_local(shared: &Arc<Shared>, request: Request) -> Answer
     let _running = EndOnDrop(request.call.clone());
     let to = To::Local(Mutex::new(Some(done)));
     if let Err(status) = shared.methods.start_local(shared, CallMode::Answer, request, to) {
-        shared.counters.refused(status);
         return Answer::Failed(status);
     }
     answer.await.unwrap_or(Answer::Failed(Status::Cancelled))
@@ -455,7 +465,6 @@ pub(crate) fn stream_local(
     let running = EndOnDrop(request.call.clone());
     let to = To::LocalItems { out: out.clone(), inn: inn.clone() };
     if let Err(status) = shared.methods.start_local(shared, CallMode::Items { limit }, request, to) {
-        shared.counters.refused(status);
         let _ = inn.finish(0, StreamEnd::Status(status));
     }
     (running, out)
@@ -504,8 +513,6 @@ pub(crate) fn contained<T>(run: impl FnOnce() -> Result<T, Status>) -> Result<T,
 }
 
 fn panicked<T>(panic: Box<dyn Any + Send>) -> Result<T, Status> {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    tracing::warn!(panic = text.unwrap_or("no text"), "a handler panicked");
+    drop(panic);
     Err(Status::Panicked)
 }

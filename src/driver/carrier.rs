@@ -17,9 +17,11 @@ use bytes::Bytes;
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tracing::{Instrument, Span};
 
 use super::delivery::{COPY_BELOW, Delivery};
 use super::exchange::{Heard, LargeCall};
+use super::journal::target;
 use super::packets::{Doorway, Outgoing};
 use super::session::{OwnStream, Session, Take, wire_code};
 use super::{Command, Shared, lock};
@@ -134,7 +136,7 @@ impl Carrier {
         session: &Arc<Session>,
         shared: &Arc<Shared>,
         is_kept: bool,
-        tasks: &mut JoinSet<()>,
+        (span, tasks): (Span, &mut JoinSet<()>),
     ) -> Arc<Self> {
         let config = &shared.config;
         let times = Times {
@@ -171,13 +173,14 @@ impl Carrier {
             closed_with: Mutex::default(),
         });
         let task = run(carrier.clone(), greeted);
-        let span = tracing::debug_span!("link", peer = %session.peer, link = id.0);
-        tasks.spawn(tracing::Instrument::instrument(task, span));
+        tasks.spawn(task.instrument(span));
         carrier
     }
 
     /// Sends a packet of membership, or drops an older one that has waited for long.
     pub(crate) fn send_packet(&self, way: Way, rank: Rank, packet: Bytes) {
+        let peer = &self.session.peer;
+        tracing::trace!(target: target::MEMBER, %peer, ?way, ?rank, bytes = packet.len(), "sends a packet");
         let dropped = match way {
             Way::Datagram => self.packets.push_datagram(rank, packet),
             Way::Stream => {
@@ -205,7 +208,22 @@ impl Carrier {
     pub(crate) fn close(&self, code: Code) {
         // The first reason stands, as it does for QUIC.
         lock(&self.closed_with).get_or_insert(code);
-        self.link.close(code, b"");
+        if self.link.close_if_open(code, b"")
+            && let Some(shared) = self.shared.upgrade()
+        {
+            shared.journal.link_closed(&self.session.peer, self.id, code);
+        }
+    }
+
+    pub(super) fn packets_waiting(&self) -> u64 {
+        self.packets.len() as u64
+    }
+
+    /// Something of a later protocol was skipped.
+    fn skipped(&self, kind: u8) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.journal.skipped(&self.session.peer, kind);
+        }
     }
 
     /// Whether this side has read all that the peer sent, and has sent all of its own.
@@ -358,10 +376,10 @@ async fn run(carrier: Arc<Carrier>, greeted: Greeted) {
     let Greeted { link, control, peer_control } = greeted;
     let Some(frame_timeout) = carrier.shared.upgrade().map(|shared| shared.config.frame_timeout) else { return };
     let mut tasks = JoinSet::new();
-    tasks.spawn(write_control(carrier.clone(), control));
-    tasks.spawn(write_datagrams(carrier.clone()));
-    tasks.spawn(read_datagrams(carrier.clone()));
-    tasks.spawn(accept_streams(carrier.clone(), peer_control));
+    tasks.spawn(write_control(carrier.clone(), control).in_current_span());
+    tasks.spawn(write_datagrams(carrier.clone()).in_current_span());
+    tasks.spawn(read_datagrams(carrier.clone()).in_current_span());
+    tasks.spawn(accept_streams(carrier.clone(), peer_control).in_current_span());
     let end = {
         let closed = link.closed();
         tokio::pin!(closed);
@@ -422,6 +440,7 @@ pub(super) fn membership_path(link: &Link) -> Path {
 async fn read_datagrams(carrier: Arc<Carrier>) {
     while let Ok(packet) = carrier.link.read_datagram().await {
         carrier.touched();
+        tracing::trace!(target: target::MEMBER, bytes = packet.len(), "a datagram came");
         let is_taken = carrier.doorway.try_hand_over(packet, || carrier.path());
         if let Some(shared) = carrier.shared.upgrade().filter(|_| !is_taken) {
             shared.packets.dropped_in();
@@ -473,7 +492,7 @@ fn start_writers(carrier: &Arc<Carrier>, tasks: &mut JoinSet<()>) {
     for channel in (0..carrier.channels.len()).filter(|channel| new & 1 << channel != 0) {
         finishing.running += 1;
         let carrier = carrier.clone();
-        tasks.spawn(async move {
+        let writing = async move {
             let result = if channel == carrier.membership {
                 write_packets(&carrier).await
             } else if carrier.bodies.contains(&channel) {
@@ -484,7 +503,8 @@ fn start_writers(carrier: &Arc<Carrier>, tasks: &mut JoinSet<()>) {
                 write_channel(&carrier, channel).await
             };
             writer_ended(&carrier, result);
-        });
+        };
+        tasks.spawn(writing.in_current_span());
     }
     if finishing.asked {
         finishing.begun = true;
@@ -536,6 +556,7 @@ async fn write_channel(carrier: &Carrier, channel: usize) -> Result<(), StreamEr
                         none.insert(carrier.open(kind, priority).await?)
                     }
                 };
+                tracing::trace!(target: target::LINK, ?kind, bytes = bytes.len(), "writes");
                 stream.write(&bytes).await?;
                 session.written(channel, cost);
                 // One great burst is not to hold its buffer for ever.
@@ -682,7 +703,7 @@ async fn accept_streams(carrier: Arc<Carrier>, mut control: Option<(Receiver, Sp
         if let Some((stream, splitter)) = control.take() {
             has_control = true;
             let reader = Reader::new(stream, splitter, frame_timeout, carrier.clone());
-            readers.spawn(read(reader, StreamKind::Control));
+            readers.spawn(read(reader, StreamKind::Control).in_current_span());
         }
         let mut stream = tokio::select! {
             stream = carrier.link.accept() => match stream {
@@ -702,7 +723,7 @@ async fn accept_streams(carrier: Arc<Carrier>, mut control: Option<(Receiver, Sp
             continue;
         }
         let carrier = carrier.clone();
-        readers.spawn(async move {
+        let reading = async move {
             let first = match timeout(stream_timeout, stream.read()).await {
                 Err(_) => return carrier.close(Code::SLOW),
                 Ok(Err(StreamError::LinkEnded)) => return,
@@ -726,12 +747,14 @@ async fn accept_streams(carrier: Arc<Carrier>, mut control: Option<(Receiver, Sp
                     read(Reader::new(stream, splitter, frame_timeout, carrier), kind).await;
                 }
                 None if kind & SKIPPABLE != 0 => {
+                    carrier.skipped(*kind);
                     stream.stop();
                     carrier.stream_read();
                 }
                 _ => carrier.close(Code::PROTOCOL),
             }
-        });
+        };
+        readers.spawn(reading.in_current_span());
     }
     // Streams that had arrived are read to their end; the link's end stops the rest.
     while readers.join_next().await.is_some() {}
@@ -781,7 +804,7 @@ async fn read(mut reader: Reader, kind: StreamKind) {
         Ok(()) => reader.carrier.stream_read(),
         Err(None) => {}
         Err(Some(code)) => {
-            tracing::debug!(?kind, ?code, "closing the link because of what came on a stream");
+            tracing::debug!(target: target::PROTOCOL, ?kind, ?code, "closing the link because of what came on a stream");
             reader.carrier.close(code);
         }
     }
@@ -828,6 +851,8 @@ impl Reader {
             if !is_open && self.pieces.is_empty() {
                 return if self.splitter.is_begun() { Err(Some(Code::PROTOCOL)) } else { Ok(()) };
             }
+            let bytes = || self.pieces.iter().map(Bytes::len).sum::<usize>();
+            tracing::trace!(target: target::LINK, ?kind, bytes = bytes(), "read");
             let now = now();
             {
                 let mut clock = lock(&self.carrier.clock);
@@ -908,8 +933,10 @@ impl Reader {
         match kind {
             StreamKind::Control => {
                 while let Some(frame) = self.next_frame()? {
-                    if let Some(frame) = Control::decode(frame).map_err(wire_code)? {
-                        self.carrier.handle_control(frame)?;
+                    let kind = frame.kind;
+                    match Control::decode(frame).map_err(wire_code)? {
+                        Some(frame) => self.carrier.handle_control(frame)?,
+                        None => self.carrier.skipped(kind),
                     }
                 }
                 Ok(())
@@ -928,8 +955,10 @@ impl Reader {
     /// Packets are handed to the node task one by one: while it is busy, the stream's window bounds the peer.
     async fn hand_over_packets(&mut self) -> Result<(), Code> {
         while let Some(frame) = self.next_frame()? {
-            if let Some(packet) = packet(frame).map_err(wire_code)? {
-                self.carrier.doorway.hand_over(packet, || self.carrier.path()).await;
+            let kind = frame.kind;
+            match packet(frame).map_err(wire_code)? {
+                Some(packet) => self.carrier.doorway.hand_over(packet, || self.carrier.path()).await,
+                None => self.carrier.skipped(kind),
             }
         }
         Ok(())
@@ -938,12 +967,16 @@ impl Reader {
     /// The same for service frames, which are handed over in the order of their numbers, whatever link they came on.
     async fn hand_over_services(&mut self) -> Result<(), Code> {
         while let Some(frame) = self.next_frame()? {
-            if let Some((number, frame)) = numbered(frame).map_err(wire_code)? {
-                if !is_background(&frame) {
-                    lock(&self.carrier.clock).received(now());
-                }
-                self.carrier.session.receive_service(number, frame, &self.carrier.doorway).await?;
+            let kind = frame.kind;
+            let Some((number, frame)) = numbered(frame).map_err(wire_code)? else {
+                self.carrier.skipped(kind);
+                continue;
+            };
+            tracing::trace!(target: target::NAME, number, kind = frame.kind, bytes = frame.body.len(), "a frame came");
+            if !is_background(&frame) {
+                lock(&self.carrier.clock).received(now());
             }
+            self.carrier.session.receive_service(number, frame, &self.carrier.doorway).await?;
         }
         Ok(())
     }
@@ -954,8 +987,10 @@ impl Reader {
                 delivery.small(head, body)?;
             }
             let Some(frame) = self.next_frame()? else { return Ok(()) };
-            if let Some(frame) = LaneFrame::decode(frame).map_err(wire_code)? {
-                delivery.frame(frame)?;
+            let kind = frame.kind;
+            match LaneFrame::decode(frame).map_err(wire_code)? {
+                Some(frame) => delivery.frame(frame)?,
+                None => self.carrier.skipped(kind),
             }
         }
     }
@@ -964,7 +999,11 @@ impl Reader {
         let Some(shared) = self.carrier.shared.upgrade() else { return Err(Code::SHUTDOWN) };
         let now = tokio::time::Instant::now();
         while let Some(frame) = self.next_frame()? {
-            let Some(frame) = CallFrame::decode(frame).map_err(wire_code)? else { continue };
+            let skipped = frame.kind;
+            let Some(frame) = CallFrame::decode(frame).map_err(wire_code)? else {
+                self.carrier.skipped(skipped);
+                continue;
+            };
             if kind == StreamKind::LargeCall {
                 // What its frame means, and then that frame.
                 let is_term = matches!(frame.head, CallHead::Term { .. });

@@ -8,6 +8,7 @@ use std::sync::{Arc, MutexGuard};
 use bytes::Bytes;
 
 use super::Shared;
+use super::counters::Flow;
 use super::lock;
 use super::mailboxes::Inbox;
 use super::session::{In, SCHEMAS_MAX, Session};
@@ -51,6 +52,11 @@ impl Letter {
     /// Whether all is read.
     pub(crate) fn is_read(&self) -> bool {
         self.read >= self.ends.len().max(1)
+    }
+
+    /// How many messages it holds, the read ones too.
+    pub(super) fn messages(&self) -> u64 {
+        self.ends.len().max(1) as u64
     }
 
     /// Whether its bodies share a buffer.
@@ -125,7 +131,10 @@ impl Delivery<'_> {
                 let small = message.body.len() < COPY_BELOW;
                 let body = if small { Bytes::copy_from_slice(&message.body) } else { message.body };
                 let cost = cost(body.len());
-                self.receive(message.head, 1, cost, body, Box::default()).map(drop)
+                let size = body.len();
+                let is_taken = self.receive(message.head, 1, cost, body, Box::default())?;
+                self.count(is_taken, 1, |received| received.message(1, size));
+                Ok(())
             }
             LaneFrame::Copies(CopiesFrame { head, body }) => {
                 self.flush()?;
@@ -145,7 +154,9 @@ impl Delivery<'_> {
         let mut closed = Vec::new();
         for (mailbox, number) in to {
             let head = MessageHead { mailbox, number, schema, trace };
-            if !self.receive(head, 1, cost(body.len()), body.clone(), Box::default())? {
+            let is_taken = self.receive(head, 1, cost(body.len()), body.clone(), Box::default())?;
+            self.count(is_taken, 1, |received| received.copy(body.len()));
+            if !is_taken {
                 closed.push(mailbox);
             }
         }
@@ -184,11 +195,21 @@ impl Delivery<'_> {
         }
         let head = MessageHead { mailbox: run.mailbox, number: run.first, schema: run.schema, trace: None };
         let cost = run.bodies.len() as u64 + messages as u64 * MESSAGE_COST;
-        let bodies = Bytes::copy_from_slice(&run.bodies);
+        let (bodies, size) = (Bytes::copy_from_slice(&run.bodies), run.bodies.len());
         let ends = if messages == 1 { Box::default() } else { Box::from(&run.ends[..]) };
         run.bodies.clear();
         run.ends.clear();
-        self.receive(head, messages as u64, cost, bodies, ends).map(drop)
+        let is_taken = self.receive(head, messages as u64, cost, bodies, ends)?;
+        self.count(is_taken, messages as u64, |received| received.message(messages as u64, size));
+        Ok(())
+    }
+
+    fn count(&mut self, is_taken: bool, messages: u64, received: impl FnOnce(&mut Flow)) {
+        if is_taken {
+            received(&mut self.inn.received);
+        } else {
+            self.inn.undeliverable += messages;
+        }
     }
 
     /// Receives messages; false when their mailbox does not exist.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use super::journal::target;
 use super::names::{NameEntry, Names};
 use super::{Command, Node};
 use crate::proto::node::services::Input;
@@ -95,7 +96,7 @@ async fn resolve(names: &Names, patience: std::time::Duration, conflict: Conflic
         Err(_) => "it did not answer in time",
     };
     names.resolver_failed();
-    tracing::warn!(%scope, %name, error, "the conflict resolver failed: the older claim stands");
+    tracing::warn!(target: target::CONFLICT, %scope, %name, error, "the conflict resolver failed: the older claim stands");
     Verdict::Older
 }
 

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker, ready};
 
@@ -22,7 +22,9 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::Instant;
 
 use super::calls::{self, CallState, Load};
+use super::counters::{Flow, Pressure};
 use super::delivery::COPY_BELOW;
+use super::journal::target;
 use super::session::Session;
 use super::{Shared, lock};
 use crate::config::Config;
@@ -89,9 +91,19 @@ pub(crate) struct Exchange {
     refusals: AtomicUsize,
     small: Room,
     large: Room,
+    received: Received,
     /// What handlers hold for the peer.
     pub(super) load: Arc<Load>,
     calls_max: usize,
+}
+
+/// What has arrived, counted.
+#[derive(Debug, Default)]
+struct Received {
+    requests: AtomicU64,
+    request_bytes: AtomicU64,
+    answers: AtomicU64,
+    answer_bytes: AtomicU64,
 }
 
 /// Calls of this side.
@@ -133,7 +145,7 @@ struct Running {
 }
 
 impl Exchange {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, pressure: &Arc<Pressure>) -> Self {
         Self {
             asked: Mutex::default(),
             serving: Mutex::new(Serving {
@@ -145,8 +157,9 @@ impl Exchange {
             terms: Mutex::default(),
             open: AtomicUsize::new(0),
             refusals: AtomicUsize::new(0),
-            small: Room::new(config.send_buffer),
-            large: Room::new(config.bulk_buffer),
+            small: Room::new(config.send_buffer, pressure),
+            large: Room::new(config.bulk_buffer, pressure),
+            received: Received::default(),
             load: Arc::new(Load::new(config.handlers_per_peer, config.calls_budget_per_peer)),
             calls_max: config.calls_max,
         }
@@ -170,6 +183,34 @@ impl Exchange {
     /// How many calls of this side wait for answers.
     pub(super) fn waiting(&self) -> usize {
         lock(&self.asked).waiting.len()
+    }
+
+    /// How many of these are streams. It looks at each.
+    pub(super) fn streams(&self) -> usize {
+        lock(&self.asked).waiting.values().filter(|waiter| matches!(waiter, Waiter::Items(_))).count()
+    }
+
+    /// Bytes of frames that are not written yet.
+    pub(super) fn buffered(&self) -> u64 {
+        (self.small.taken() + self.large.taken()) as u64
+    }
+
+    /// Adds what has arrived.
+    pub(super) fn count(&self, received: &mut Flow) {
+        let Received { requests, request_bytes, answers, answer_bytes } = &self.received;
+        let [requests, request_bytes, answers, answer_bytes] =
+            [requests, request_bytes, answers, answer_bytes].map(|counter| counter.load(Ordering::Relaxed));
+        received.requests += requests;
+        received.request_bytes += request_bytes;
+        received.answers += answers;
+        received.answer_bytes += answer_bytes;
+    }
+
+    fn arrived(&self, is_request: bool, bytes: usize) {
+        let Received { requests, request_bytes, answers, answer_bytes } = &self.received;
+        let (count, sum) = if is_request { (requests, request_bytes) } else { (answers, answer_bytes) };
+        count.fetch_add(1, Ordering::Relaxed);
+        sum.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     fn closed(&self, calls: usize) {
@@ -208,11 +249,18 @@ impl Exchange {
 struct Room {
     semaphore: Semaphore,
     size: usize,
+    /// Counts who waits for it.
+    pressure: Arc<Pressure>,
 }
 
 impl Room {
-    fn new(size: usize) -> Self {
-        Self { semaphore: Semaphore::new(size), size }
+    fn new(size: usize, pressure: &Arc<Pressure>) -> Self {
+        Self { semaphore: Semaphore::new(size), size, pressure: pressure.clone() }
+    }
+
+    /// Bytes that are in use.
+    fn taken(&self) -> usize {
+        self.size.saturating_sub(self.semaphore.available_permits())
     }
 
     fn try_take(&self, bytes: usize) -> Option<usize> {
@@ -226,6 +274,7 @@ impl Room {
             return Some(taken);
         }
         let bytes = bytes.min(self.size);
+        let _blocked = self.pressure.enter();
         self.semaphore.acquire_many(bytes as u32).await.ok()?.forget();
         Some(bytes)
     }
@@ -533,15 +582,16 @@ impl Session {
         head: impl FnOnce(TermRef) -> CallHead,
     ) -> Option<oneshot::Receiver<()>> {
         let Content { kind, body } = content;
+        let is_request = !method.is_empty();
         if !self.is_large_call(body.len()) {
-            self.push_call(key, room.0, |terms, out| {
+            self.push_call(key, room.0, Some((is_request, body.len())), |terms, out| {
                 head(terms.refer(method, kind)).put(out, body.len());
                 out.extend_from_slice(&body);
             });
             return None;
         }
         let (wanted, written) = is_revocable.then(oneshot::channel).unzip();
-        self.push_large_call(|terms| {
+        self.push_large_call(is_request, |terms| {
             let mut out = Vec::new();
             let term = terms.refer(method, kind);
             terms.declare_one(&term, &mut out);
@@ -552,7 +602,7 @@ impl Session {
     }
 
     fn push_bare(&self, key: u64, head: &CallHead) {
-        self.push_call(key, 0, |_, out| head.put(out, 0));
+        self.push_call(key, 0, None, |_, out| head.put(out, 0));
     }
 
     /// Nobody waits for the answer any more: the callee is told.
@@ -660,6 +710,11 @@ impl Session {
         if body.len() > shared.config.message_max {
             return Err(Code::FRAME_TOO_LARGE);
         }
+        match &head {
+            CallHead::Call { .. } => self.exchange.arrived(true, body.len()),
+            head if head.has_body() => self.exchange.arrived(false, body.len()),
+            _ => {}
+        }
         match head {
             CallHead::Term { number, term } => self.learn(heard, number, term)?,
             CallHead::Call { id, term, timeout_ms, mode, trace } => {
@@ -757,7 +812,7 @@ impl Session {
     }
 
     fn broken_call(&self, violation: Violation) -> Code {
-        tracing::warn!(peer = %self.peer, %violation, "the peer breaks the rules of calls");
+        tracing::debug!(target: target::PROTOCOL, peer = %self.peer, %violation, "the peer breaks the rules of calls");
         Code::PROTOCOL
     }
 
@@ -819,6 +874,16 @@ impl Session {
     /// How many calls of this side wait for answers.
     pub(crate) fn calls_waiting(&self) -> usize {
         self.exchange.waiting()
+    }
+
+    /// How many of these are streams.
+    pub(crate) fn streams_waiting(&self) -> usize {
+        self.exchange.streams()
+    }
+
+    /// How many handlers work for the peer.
+    pub(crate) fn handlers_at_work(&self) -> usize {
+        self.exchange.load.handlers()
     }
 }
 

@@ -53,6 +53,8 @@ pub(crate) trait Inbox: Send + Sync {
     fn deliver(&self, letters: &mut Vec<Letter>);
     /// The node shuts down: nothing more will come.
     fn close(&self);
+    /// How many messages are unread, and how many of this node itself ever came.
+    fn counts(&self) -> (u64, u64);
     fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 }
 
@@ -63,7 +65,18 @@ pub(crate) struct Mailboxes {
     /// Tracked ones that are closed, of which the node task is about to hear.
     closing: Mutex<BTreeSet<u64>>,
     last: AtomicU64,
+    /// Messages between mailboxes of this node, of mailboxes that are closed.
+    local: AtomicU64,
     is_closed: std::sync::atomic::AtomicBool,
+}
+
+/// What the open mailboxes hold, and what has passed through all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Holding {
+    pub(crate) open: usize,
+    pub(crate) unread: u64,
+    /// Messages of this node to itself.
+    pub(crate) local: u64,
 }
 
 struct Open {
@@ -83,7 +96,8 @@ impl Mailboxes {
     pub(crate) fn open<T: Send + 'static>(&self, messages: usize, bytes: usize) -> (u64, Arc<Queue<T>>) {
         let serial = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let queue = Arc::new(Queue {
-            state: Mutex::new(State { entries: VecDeque::new(), reader: None, is_closed: false }),
+            state: Mutex::new(State { entries: VecDeque::new(), reader: None, is_closed: false, arrived: 0, local: 0 }),
+            read: Apart::default(),
             room: Semaphore::new(bytes),
             bytes,
             least: bytes / messages,
@@ -111,7 +125,11 @@ impl Mailboxes {
     /// Forgets a mailbox; whether the node task is to be told.
     pub(crate) fn remove(&self, serial: u64) -> bool {
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
-        let is_tracked = open.remove(&serial).is_some_and(|open| open.is_tracked);
+        let removed = open.remove(&serial);
+        if let Some(Open { inbox, .. }) = &removed {
+            self.local.fetch_add(inbox.counts().1, Ordering::Relaxed);
+        }
+        let is_tracked = removed.is_some_and(|open| open.is_tracked);
         if is_tracked {
             // Under the lock of the open ones: it is never in neither.
             lock(&self.closing).insert(serial);
@@ -127,6 +145,18 @@ impl Mailboxes {
     /// The node task has heard of it.
     pub(crate) fn closed(&self, serial: u64) {
         lock(&self.closing).remove(&serial);
+    }
+
+    /// What all hold. It looks at each.
+    pub(crate) fn holding(&self) -> Holding {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let local = self.local.load(Ordering::Relaxed);
+        let none = Holding { open: open.len(), unread: 0, local };
+        open.values().map(|open| open.inbox.counts()).fold(none, |sum, (unread, local)| Holding {
+            unread: sum.unread + unread,
+            local: sum.local + local,
+            ..sum
+        })
     }
 
     pub(crate) fn close_all(&self) {
@@ -147,13 +177,23 @@ pub(crate) struct Queue<T> {
     bytes: usize,
     /// What a message takes of the room at least, so that their number is bounded too.
     least: usize,
+    /// How many messages were read. Written by the one reader, with each.
+    read: Apart<AtomicU64>,
 }
+
+/// On a cache line of its own: what the reader writes does not slow down who sends.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Apart<T>(T);
 
 #[derive(Debug)]
 struct State<T> {
     entries: VecDeque<Entry<T>>,
     reader: Option<Waker>,
     is_closed: bool,
+    /// Messages that ever came, and those of this node itself.
+    arrived: u64,
+    local: u64,
 }
 
 /// A message in its queue.
@@ -236,6 +276,8 @@ impl<T: Send + 'static> Queue<T> {
         if state.is_closed {
             return Err(LocalRefused::Closed(value));
         }
+        state.arrived += 1;
+        state.local += 1;
         state.entries.push_back(Entry::Local { message: value, trace: trace.map(Box::new), room });
         let reader = state.reader.take();
         drop(state);
@@ -251,6 +293,7 @@ impl<T: Send + 'static> Queue<T> {
         if state.is_closed {
             return;
         }
+        state.arrived += 1;
         state.entries.push_back(Entry::Notice(notice));
         let reader = state.reader.take();
         drop(state);
@@ -283,6 +326,12 @@ impl<T: Send + 'static> Queue<T> {
         !(state.is_closed && taken.is_empty())
     }
 
+    /// A message, or a notice, was read. There is one reader.
+    pub(crate) fn count_read(&self) {
+        let read = &self.read.0;
+        read.store(read.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
     /// Messages of this node that took so much room have been read.
     pub(crate) fn make_room(&self, room: usize) {
         self.room.add_permits(room);
@@ -305,6 +354,7 @@ impl<T: Send + 'static> Inbox for Queue<T> {
             return;
         }
         let mut state = lock(&self.state);
+        state.arrived += letters.iter().map(Letter::messages).sum::<u64>();
         state.entries.extend(letters.drain(..).map(Entry::Letter));
         let reader = state.reader.take();
         drop(state);
@@ -322,6 +372,11 @@ impl<T: Send + 'static> Inbox for Queue<T> {
         if let Some(reader) = reader {
             reader.wake();
         }
+    }
+
+    fn counts(&self) -> (u64, u64) {
+        let state = lock(&self.state);
+        (state.arrived.saturating_sub(self.read.0.load(Ordering::Relaxed)), state.local)
     }
 
     fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {

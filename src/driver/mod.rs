@@ -14,6 +14,7 @@ pub(crate) mod events;
 pub(crate) mod exchange;
 pub(crate) mod facts;
 pub(crate) mod groups;
+pub(crate) mod journal;
 pub(crate) mod mailboxes;
 pub(crate) mod members;
 pub(crate) mod monitors;
@@ -42,10 +43,11 @@ use tokio::task::{AbortHandle, JoinSet};
 use self::asks::Asks;
 use self::calls::Methods;
 use self::carrier::{Carrier, Greeted, membership_path};
-use self::counters::CallCounters;
+use self::counters::{Accounts, CallCounters};
 use self::events::Events;
 use self::facts::Facts;
 use self::groups::Groups;
+use self::journal::{By, Journal, link_span, target};
 use self::mailboxes::{Mailboxes, RefusedHook};
 use self::members::{Members, PathVitals, PeerVitals};
 use self::monitors::Monitors;
@@ -109,7 +111,12 @@ pub(crate) struct Shared {
     pub(crate) methods: Methods,
     pub(crate) asks: Asks,
     pub(crate) counters: CallCounters,
+    pub(crate) accounts: Accounts,
+    /// What the node task's own have counted, as it was when it last did something.
+    pub(crate) tallies: Mutex<(membership::MembershipCounters, node::services::RegistryStats)>,
+    pub(crate) started: tokio::time::Instant,
     pub(crate) packets: PacketCounters,
+    pub(crate) journal: Journal,
     /// Where links hand over packets of membership and service frames.
     arrivals: Arrivals,
     pub(crate) events: Events,
@@ -441,7 +448,11 @@ pub(crate) fn start(start: Start) -> Arc<Shared> {
         methods: Methods::new(config.handlers_max, config.calls_budget),
         asks: Asks::new(config.calls_max),
         counters: CallCounters::default(),
+        accounts: Accounts::default(),
+        tallies: Mutex::default(),
+        started: tokio::time::Instant::now(),
         packets: PacketCounters::default(),
+        journal: Journal::default(),
         arrivals,
         events: Events::new(config.events_max),
         members: Members::new(config.events_max, own),
@@ -482,7 +493,8 @@ pub(crate) fn start(start: Start) -> Arc<Shared> {
         handshakes: 0,
         tasks: JoinSet::new(),
     };
-    tokio::spawn(node.run(inbox, packets));
+    let span = tracing::info_span!(target: target::NODE, parent: None, "node", node = %shared.id().name());
+    tokio::spawn(tracing::Instrument::instrument(node.run(inbox, packets), span));
     shared
 }
 
@@ -561,6 +573,7 @@ impl Node {
                 }
                 Some(command) = inbox.recv() => {
                     if matches!(command, Command::Stop) && deadline.is_none() {
+                        tracing::info!(target: target::NODE, "stopping");
                         deadline = Some(now() + self.shared.config.shutdown_timeout);
                         accepting.abort();
                     }
@@ -574,6 +587,7 @@ impl Node {
                 Some(_) = self.tasks.join_next() => {}
             }
             self.drain_outputs();
+            *lock(&self.shared.tallies) = (*self.node.membership().counters(), self.node.registry_stats());
             #[cfg(test)]
             self.count();
             if deadline.is_some() && self.farewell == Farewell::Said && self.entries.is_empty() {
@@ -674,6 +688,9 @@ impl Node {
                 self.node.handle(Input::Want { peer, urgent }, now());
             }
             Command::Disconnect { peer } => {
+                if self.shared.session(&peer).is_some() {
+                    self.shared.journal.disconnects(&peer, By::User);
+                }
                 self.node.handle(Input::Disconnect { peer: peer.clone() }, now());
                 self.drain_outputs();
                 self.answer_waiting(&peer, &Err(ConnectError::Broken));
@@ -779,14 +796,16 @@ impl Node {
     fn arrived(&mut self, arrival: Arrival) {
         let limit = self.shared.config.handshakes_max;
         if self.shared.is_stopping() || self.handshakes >= limit {
-            tracing::debug!(address = %arrival.address(), "no room for another handshake");
+            self.shared.journal.link_refused(&arrival.address(), &"no room for another handshake");
             return arrival.refuse();
         }
         // From a quarter of the room on, whoever comes proves the address first.
         let arrival = if self.handshakes >= limit / 4 { arrival.retry() } else { Some(arrival) };
         let Some(arrival) = arrival else { return };
         let link = self.node.accepted();
-        let task = self.tasks.spawn(peers::accept(self.shared.clone(), link, arrival));
+        let span = link_span(link, journal::End::From(arrival.address()));
+        let task = tracing::Instrument::instrument(peers::accept(self.shared.clone(), link, arrival), span);
+        let task = self.tasks.spawn(task);
         self.handshakes += 1;
         self.entries.insert(link, Entry { task: Some(task), is_arrival: true, ..Entry::default() });
     }
@@ -859,7 +878,7 @@ impl Node {
                     }
                     _ => {}
                 }
-                tracing::debug!(?event, "membership");
+                Journal::member(&event);
                 self.shared.members.apply(event);
             }
             Output::Fact { from, topic, body } => self.shared.facts.deliver(from, &topic, body),
@@ -881,7 +900,7 @@ impl Node {
                 // A life that is over, or never was: this one goes on as a later one still.
                 return shared.command(Command::ToldStale { known: by.incarnation() });
             }
-            tracing::error!(%by, "a later life of this node's name took its place: this one stops");
+            tracing::error!(target: target::NODE, %by, "a later life of this node's name took its place: this one stops");
             shared.events.superseded(by);
             shared.begin_stop();
             let _ = tokio::time::timeout(shared.config.shutdown_timeout, shared.methods.drained()).await;
@@ -893,8 +912,10 @@ impl Node {
         use links::Output;
         match output {
             Output::Dial { link, peer, greeting } => {
-                tracing::debug!(%peer, link = link.0, "dialling");
-                let task = self.tasks.spawn(peers::dial(self.shared.clone(), link, peer, greeting));
+                let span = link_span(link, journal::End::Dialled(&peer));
+                tracing::debug!(target: target::LINK, parent: &span, %peer, link = link.0, "dialling");
+                let task = peers::dial(self.shared.clone(), link, peer, greeting);
+                let task = self.tasks.spawn(tracing::Instrument::instrument(task, span));
                 self.entries.insert(link, Entry { task: Some(task), dialled: Some(now()), ..Entry::default() });
             }
             Output::NotDialable { peer } => {
@@ -905,7 +926,7 @@ impl Node {
                 let entry = self.entries.get(&link);
                 let error = entry.and_then(|entry| entry.error.clone()).unwrap_or(ConnectError::Broken);
                 let began = entry.and_then(|entry| entry.dialled);
-                tracing::debug!(%peer, %error, "not connected");
+                self.shared.journal.dial_failed(&peer, &error);
                 self.dial_failed(&peer, began, error);
             }
             Output::Accept { link, session, greeting } => {
@@ -924,11 +945,12 @@ impl Node {
                 }
             }
             Output::SessionUp { session, peer } => {
-                tracing::info!(peer = %peer.id, "session up");
+                self.shared.journal.session_up(&peer.id);
                 let name = peer.id.name().clone();
                 self.shared.remember_addresses(&name, &peer.addresses);
                 let made = Session::new(session, &peer, &self.shared);
                 self.sessions.insert(session, made.clone());
+                self.shared.accounts.open(&made);
                 self.shared.sessions.write().unwrap_or_else(PoisonError::into_inner).insert(name, made);
                 self.shared.events.up(peer.id);
             }
@@ -946,14 +968,20 @@ impl Node {
             }
             Output::Close { link, code } => self.close(link, code),
             Output::SessionEnded { session, peer, reason } => {
-                tracing::info!(%peer, ?reason, "session ended");
                 let Some(ended) = self.sessions.remove(&session) else { return };
+                // One without a link can only have been ended here, for its place.
+                let is_linked = self.entries.values().any(|entry| entry.session == Some(session));
+                if reason == DownReason::Overloaded && !is_linked {
+                    self.shared.journal.disconnects(&peer, By::Room);
+                }
+                self.shared.journal.session_ended(&peer, reason);
                 let mut sessions = self.shared.sessions.write().unwrap_or_else(PoisonError::into_inner);
                 if sessions.get(peer.name()).is_some_and(|present| present.id == session) {
                     sessions.remove(peer.name());
                 }
                 drop(sessions);
                 ended.end(reason);
+                self.shared.accounts.close(session);
                 self.shared.asks.session_ended(session);
                 self.shared.events.down(peer.clone(), reason);
                 // Who asked for a link while this one went wants the next session.
@@ -965,7 +993,7 @@ impl Node {
                 let Some(session) = self.sessions.get(&session) else { return };
                 let gap = session.gap();
                 if gap == Gap::Stays {
-                    tracing::warn!(%peer, "the peer left a gap in its messages");
+                    self.shared.journal.disconnects(&peer, By::Gap);
                     return self.node.handle(Input::Disconnect { peer }, now());
                 }
                 if gap == Gap::New || session.is_pending() || self.waiting.contains_key(&peer) {
@@ -974,11 +1002,11 @@ impl Node {
             }
             Output::Check { check, old, link, greeting } => self.check(check, old, link, greeting),
             Output::Conflict { live, refused } => {
-                tracing::warn!(%live, %refused, "refused a second life of a live name");
+                self.shared.journal.life_refused(&live, &refused);
                 self.shared.events.conflict(live, refused);
             }
             Output::Renewed { id } => {
-                tracing::warn!(%id, "a later life of this name was known: this node goes on as another incarnation");
+                tracing::warn!(target: target::NODE, %id, "a later life of this name was known: this node goes on as another incarnation");
                 *self.shared.id.write().unwrap_or_else(PoisonError::into_inner) = id.clone();
                 self.shared.renew_groups(&id);
                 self.shared.events.renewed(id);
@@ -994,7 +1022,9 @@ impl Node {
             let greeted = entry.greeted.take()?;
             let is_kept = self.shared.flags.not_dialable || session.peer_flags.not_dialable;
             entry.task = None;
-            entry.carrier = Some(Carrier::start(link, *greeted, session, &self.shared, is_kept, &mut self.tasks));
+            let span = journal::End::Peer { peer: &session.peer, is_dialled: entry.dialled.is_some() };
+            let task = (link_span(link, span), &mut self.tasks);
+            entry.carrier = Some(Carrier::start(link, *greeted, session, &self.shared, is_kept, task));
         }
         entry.carrier.clone()
     }
@@ -1021,7 +1051,7 @@ impl Node {
     }
 
     fn check(&mut self, check: CheckId, old: NodeId, link: Option<LinkId>, greeting: Greeting) {
-        tracing::debug!(%old, "asking an old life whether it lives");
+        tracing::debug!(target: target::CONFLICT, %old, "asking an old life whether it lives");
         let ping = link.and_then(|link| self.carrier(link)).map(|carrier| carrier.ping());
         let shared = self.shared.clone();
         self.tasks.spawn(async move {
@@ -1056,7 +1086,9 @@ impl Node {
     /// Ends what is left, after the links have stopped or the time for it is over.
     async fn finish(mut self) {
         for (_, session) in self.sessions.drain() {
+            self.shared.journal.session_ended(&session.peer, DownReason::Shutdown);
             session.end(DownReason::Shutdown);
+            self.shared.accounts.close(session.id);
             self.shared.events.down(session.peer.clone(), DownReason::Shutdown);
         }
         self.shared.sessions.write().unwrap_or_else(PoisonError::into_inner).clear();
@@ -1080,6 +1112,7 @@ impl Node {
         self.shared.names.close();
         self.shared.groups.close();
         self.shared.requests.close();
+        tracing::info!(target: target::NODE, "stopped");
         self.shared.stopped.send_replace(true);
     }
 }

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
 use super::disputes::Resolver;
+use super::journal::target;
 use super::subscriber::Subscriber;
 use super::{Shared, lock};
 use crate::error::ReadyError;
@@ -166,7 +167,7 @@ impl Names {
     pub(crate) fn lost(&self, scope: &str, name: &str, serial: u64, winner: Pid) -> bool {
         let claim = self.tables.get(scope).and_then(|table| lock(&table.claims).remove(&(serial, name.into())));
         let Some(claim) = claim else { return false };
-        tracing::warn!(scope, name, mailbox = serial, %winner, "a registration lost its name to another claim");
+        tracing::warn!(target: target::CONFLICT, scope, name, mailbox = serial, %winner, "a registration lost its name to another claim");
         count(&self.tally.lost);
         claim.end(Standing::Lost(winner));
         claim.closes_mailbox

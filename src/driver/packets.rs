@@ -110,6 +110,13 @@ impl Outgoing {
         if is_probe { &mut queues.probes } else { &mut queues.gossip }.push_front(packet);
     }
 
+    /// How many packets wait.
+    pub(super) fn len(&self) -> usize {
+        let queues = lock(&self.queues);
+        let stream: usize = queues.stream.iter().map(VecDeque::len).sum();
+        queues.probes.len() + queues.gossip.len() + stream
+    }
+
     pub(super) fn has_probe(&self) -> bool {
         !lock(&self.queues).probes.is_empty()
     }

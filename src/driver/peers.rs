@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::carrier::{Greeted, kind_of};
+use super::journal::Journal;
 use super::{Command, Shared, lock};
 use crate::error::ConnectError;
 use crate::id::{NodeId, NodeName};
@@ -61,7 +62,10 @@ pub(crate) async fn accept(shared: Arc<Shared>, id: LinkId, arrival: Arrival) {
     let link = match arrival.accept().await {
         Ok(link) => link,
         Err(error) => {
-            tracing::debug!(%address, error = error.map(tracing::field::display), "refused a stranger");
+            match error {
+                Some(error) => shared.journal.link_refused(&address, &error),
+                None => Journal::link_broke(&address, &"TLS was not completed"),
+            }
             return report(&shared, id, Err(ConnectError::Broken.into()));
         }
     };
@@ -74,7 +78,15 @@ pub(crate) async fn accept(shared: Arc<Shared>, id: LinkId, arrival: Arrival) {
         }
     };
     if let Err(failure) = &outcome {
-        tracing::debug!(%address, error = %failure.error, "a link did not come up");
+        match &failure.error {
+            error @ (ConnectError::Auth(_)
+            | ConnectError::HelloTimeout
+            | ConnectError::Protocol
+            | ConnectError::Limit
+            | ConnectError::ModeMismatch) => shared.journal.link_refused(&address, error),
+            // Dials that crossed, a question that was answered, a conflict that is told as such.
+            error => Journal::link_broke(&address, error),
+        }
     }
     report(&shared, id, outcome);
 }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::disputes::Resolver;
+use super::journal::{By, target};
 use super::session::Session;
 use super::{Command, Node, Shared, lock, now};
 use crate::config::Config;
@@ -156,7 +157,7 @@ impl Node {
             }
             Output::Ready => self.shared.names.ready(),
             Output::Broken { peer } => {
-                tracing::warn!(%peer, "the peer breaks the rules of the services");
+                self.shared.journal.service_broken(&peer);
                 self.node.handle(Input::Disconnect { peer: peer.name().clone() }, now());
             }
         }
@@ -171,10 +172,14 @@ impl Node {
         if session.push_service(frame) {
             return;
         }
-        tracing::warn!(peer = %to, "the peer does not read what it is told of names, groups and mailboxes");
+        let why = "it does not read what it is told of names, groups and mailboxes";
+        tracing::debug!(target: target::PROTOCOL, peer = %to, why, "the peer is too slow");
         match self.carrier_of(&session) {
             Some(carrier) => carrier.close(Code::SLOW),
-            None => self.node.handle(Input::Disconnect { peer: to.name().clone() }, now()),
+            None => {
+                self.shared.journal.disconnects(to, By::Slow);
+                self.node.handle(Input::Disconnect { peer: to.name().clone() }, now());
+            }
         }
     }
 }

@@ -11,8 +11,10 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::carrier::Carrier;
+use super::counters::{Flow, Pressure, Queues, Traffic};
 use super::delivery::{Letter, Run};
 use super::exchange::{Exchange, LargeCall, Terms};
+use super::journal::target;
 use super::packets::Doorway;
 use super::sequence::Sequence;
 use super::waiting::{Refused, Taken, Waiters, Waiting, refuse_all};
@@ -126,6 +128,9 @@ pub(crate) struct Copies {
     pub(crate) frames: Vec<(usize, oneshot::Receiver<Vec<u64>>)>,
 }
 
+/// What a frame of a call counts for: whether it is a request, and the size of its body.
+pub(super) type Counted = Option<(bool, usize)>;
+
 /// The association with one life of one peer.
 pub(crate) struct Session {
     pub(crate) id: SessionId,
@@ -135,6 +140,9 @@ pub(crate) struct Session {
     pub(crate) message_max: usize,
     /// Messages of this side that the peer could not read.
     pub(crate) refusals: Refusals,
+    /// Messages of the peer that mailboxes here could not read.
+    unreadable: AtomicU64,
+    pub(super) pressure: Arc<Pressure>,
     pub(super) shared: std::sync::Weak<Shared>,
     /// The node's, of which lanes have what they hold beyond their first windows. Locked after `inn`.
     pool: Arc<Mutex<Pool>>,
@@ -157,6 +165,9 @@ pub(crate) struct Session {
 
 struct Out {
     lanes: Outbound<Item>,
+    sent: Flow,
+    /// Messages and copies that would not wait.
+    full: u64,
     schemas: Vec<Schema>,
     schema_ids: HashMap<Schema, u64>,
     /// What the lane and call streams and that of the services write next.
@@ -200,6 +211,10 @@ struct Buffer {
 
 pub(super) struct In {
     pub(super) lanes: Inbound<Letter>,
+    /// Messages and copies; what arrives of calls is counted elsewhere.
+    pub(super) received: Flow,
+    /// Messages and copies for mailboxes that are closed.
+    pub(super) undeliverable: u64,
     /// By their numbers, which the peer counts up.
     pub(super) schemas: Vec<Option<Arc<Schema>>>,
     pub(super) ready: Vec<Letter>,
@@ -279,12 +294,14 @@ impl Session {
         };
         let waiting = Waiters::default();
         let sends_waiting = waiting.count.clone();
+        let pressure = Pressure::new(peer.id.clone());
         Arc::new(Self {
             id,
             peer: peer.id.clone(),
             peer_flags: peer.flags,
             message_max: config.message_max.min(peer.message_max as usize),
             refusals: Refusals::default(),
+            unreadable: AtomicU64::new(0),
             shared: Arc::downgrade(shared),
             pool: shared.pool.clone(),
             bulk_from: config.bulk_from,
@@ -297,6 +314,8 @@ impl Session {
                     config.send_buffer as u64,
                     config.bulk_buffer as u64,
                 ),
+                sent: Flow::default(),
+                full: 0,
                 schemas: Vec::new(),
                 schema_ids: HashMap::new(),
                 channels: (0..=config.lanes + config.call_streams).map(|_| Buffer::default()).collect(),
@@ -324,6 +343,8 @@ impl Session {
             sends_waiting,
             inn: Mutex::new(In {
                 lanes: Inbound::new(id.0, limits),
+                received: Flow::default(),
+                undeliverable: 0,
                 schemas: Vec::new(),
                 ready: Vec::new(),
                 run: Run::default(),
@@ -331,7 +352,8 @@ impl Session {
                 gap_at: None,
                 ended: false,
             }),
-            exchange: Exchange::new(config),
+            exchange: Exchange::new(config, &pressure),
+            pressure,
             services: Mutex::default(),
             services_turn: tokio::sync::Mutex::default(),
             watches: AtomicUsize::new(0),
@@ -374,9 +396,10 @@ impl Session {
         let bulk = lanes::is_bulk(body.len(), self.bulk_from);
         let offer = Offer { mailbox, body: body.len(), bulk, wait };
         let item = || Item { schema, trace, body: body.clone().into_owned() };
-        let mut starts_waiting = false;
-        let taken = match out.lanes.offer(offer, item, &mut out.scratch) {
+        let (size, mut starts_waiting) = (body.len(), false);
+        let mut taken = match out.lanes.offer(offer, item, &mut out.scratch) {
             Offered::Accepted(number) => {
+                out.sent.message(1, size);
                 let message = MessageHead { mailbox, number, schema, trace };
                 if bulk {
                     self.enqueue_bulk(out, Bulk::message(&message, body.into_owned()));
@@ -389,9 +412,12 @@ impl Session {
                 let (done, outcome) = oneshot::channel();
                 out.waiting.insert(ticket, done);
                 starts_waiting = out.waiting.len() == 1;
-                Ok(Taken::Waits(Waiting { session: self.clone(), mailbox, ticket, outcome }))
+                Ok(Taken::Waits(Waiting { session: self.clone(), mailbox, ticket, outcome, _blocked: None }))
             }
-            Offered::Full => Err(Refused::Full),
+            Offered::Full => {
+                out.full += 1;
+                Err(Refused::Full)
+            }
             Offered::Closed => Err(Refused::MailboxClosed),
             Offered::TooMany => Err(Refused::TooManyMailboxes),
         };
@@ -400,6 +426,9 @@ impl Session {
         self.unlock_and_want(guard);
         if let Some(carrier) = carrier {
             carrier.work_began();
+        }
+        if let Ok(Taken::Waits(waiting)) = &mut taken {
+            waiting._blocked = Some(self.pressure.enter());
         }
         taken
     }
@@ -424,6 +453,7 @@ impl Session {
         for mailboxes in mailboxes.chunks(most) {
             if out.closing || out.copies.len() >= COPIES_WAITING_MAX {
                 let refused = if out.closing { Refused::SessionEnded } else { Refused::Full };
+                out.full += if out.closing { 0 } else { mailboxes.len() as u64 };
                 copies.offered.extend(mailboxes.iter().map(|_| Err(refused)));
                 continue;
             }
@@ -431,12 +461,16 @@ impl Session {
             let offered = out.lanes.offer_copies(mailboxes, body.len(), bulk, &mut out.scratch);
             copies.offered.extend(mailboxes.iter().zip(offered).map(|(mailbox, offered)| match offered {
                 Offered::Accepted(number) => {
+                    out.sent.copy(body.len());
                     to.push((*mailbox, number));
                     Ok(())
                 }
                 Offered::Closed => Err(Refused::MailboxClosed),
                 Offered::TooMany => Err(Refused::TooManyMailboxes),
-                Offered::Full | Offered::Waits(_) => Err(Refused::Full),
+                Offered::Full | Offered::Waits(_) => {
+                    out.full += 1;
+                    Err(Refused::Full)
+                }
             }));
             if to.is_empty() {
                 continue;
@@ -791,9 +825,17 @@ impl Session {
             let next = lock(&self.services).peek();
             let Some(next) = next else { return Ok(()) };
             let bytes = next.body.len();
-            if let Some(service) = Service::decode(next).map_err(wire_code)? {
-                let Some(room) = doorway.room_for_service(bytes).await else { return Ok(()) };
-                room.send(service);
+            let kind = next.kind;
+            match Service::decode(next).map_err(wire_code)? {
+                Some(service) => {
+                    let Some(room) = doorway.room_for_service(bytes).await else { return Ok(()) };
+                    room.send(service);
+                }
+                None => {
+                    if let Some(shared) = self.shared.upgrade() {
+                        shared.journal.skipped(&self.peer, kind);
+                    }
+                }
             }
             lock(&self.services).advance();
         }
@@ -816,6 +858,7 @@ impl Session {
 
     /// A mailbox could not read a message.
     pub(crate) fn refused(&self, reason: Unreadable) {
+        self.unreadable.fetch_add(1, Ordering::Relaxed);
         self.push_control(|out| out.refused[reason as usize - 1] += 1);
     }
 
@@ -924,7 +967,7 @@ impl Session {
     }
 
     pub(super) fn broken(&self, violation: Violation) -> Code {
-        tracing::warn!(peer = %self.peer, %violation, "the peer breaks the rules of the lanes");
+        tracing::debug!(target: target::PROTOCOL, peer = %self.peer, %violation, "the peer breaks the rules of the lanes");
         Code::PROTOCOL
     }
 
@@ -959,7 +1002,13 @@ impl Session {
     }
 
     /// The one place where the bytes of small calls are queued. Frames of one key keep their order on one link.
-    pub(super) fn push_call(&self, key: u64, room: usize, put: impl FnOnce(&mut Terms, &mut Vec<u8>)) {
+    pub(super) fn push_call(
+        &self,
+        key: u64,
+        room: usize,
+        counted: Counted,
+        put: impl FnOnce(&mut Terms, &mut Vec<u8>),
+    ) {
         let channel = self.lanes + (key % self.call_streams as u64) as usize;
         let mut guard = lock(&self.out);
         let out = &mut *guard;
@@ -968,6 +1017,9 @@ impl Session {
         }
         let buffer = &mut out.channels[channel];
         let was_empty = buffer.bytes.is_empty();
+        if let Some((is_request, body)) = counted {
+            out.sent.call(is_request, body);
+        }
         put(&mut out.terms, &mut buffer.bytes);
         buffer.cost += room as u64;
         if let Some(carrier) = out.carrier.as_ref().filter(|_| was_empty) {
@@ -977,13 +1029,15 @@ impl Session {
     }
 
     /// Queues a large frame of a call.
-    pub(super) fn push_large_call(&self, make: impl FnOnce(&mut Terms) -> LargeCall) {
+    pub(super) fn push_large_call(&self, is_request: bool, make: impl FnOnce(&mut Terms) -> LargeCall) {
         let mut guard = lock(&self.out);
         let out = &mut *guard;
         if out.ended.is_some() {
             return;
         }
-        out.large_calls.push_back(make(&mut out.terms));
+        let large = make(&mut out.terms);
+        out.sent.call(is_request, large.body.len());
+        out.large_calls.push_back(large);
         if let Some(carrier) = &out.carrier {
             carrier.signal_large_call();
         }
@@ -1017,6 +1071,43 @@ impl Session {
         drop(out);
         let unwanted: VecDeque<LargeCall> = unwanted;
         unwanted.iter().for_each(|large| self.exchange.large_written(large.cost));
+    }
+
+    // What is counted.
+
+    /// What has gone each way, all in one look at each side.
+    pub(crate) fn traffic(&self) -> Traffic {
+        let (_, busy, blocked) = self.pressure.look();
+        let inn = lock(&self.inn);
+        let (mut received, undeliverable) = (inn.received, inn.undeliverable);
+        drop(inn);
+        self.exchange.count(&mut received);
+        let out = lock(&self.out);
+        let (sent, full) = (out.sent, out.full);
+        drop(out);
+        let refused = Unreadable::ALL.into_iter().map(|reason| self.refusals.count(reason)).sum();
+        Traffic { sent, received, full, undeliverable, refused, busy, blocked }
+    }
+
+    pub(crate) fn queues(&self) -> Queues {
+        let unread = lock(&self.inn).lanes.held();
+        let out = lock(&self.out);
+        let (buffered, bulk_buffered) = out.lanes.buffered();
+        let carrier = out.carrier.clone();
+        drop(out);
+        Queues {
+            waiting: self.pressure.look().0,
+            buffered,
+            bulk_buffered,
+            calls_buffered: self.exchange.buffered(),
+            unread,
+            packets: carrier.map_or(0, |carrier| carrier.packets_waiting()),
+        }
+    }
+
+    /// How many messages of the peer mailboxes here could not read.
+    pub(crate) fn unreadable(&self) -> u64 {
+        self.unreadable.load(Ordering::Relaxed)
     }
 
     // Common parts.
@@ -1078,6 +1169,7 @@ impl Session {
                     if let Some(done) = out.waiting.remove(&ticket) {
                         let _ = done.send(Ok(()));
                     }
+                    out.sent.message(1, body.len());
                     let message = MessageHead { mailbox, number, schema, trace };
                     if bulk {
                         self.enqueue_bulk(out, Bulk::message(&message, body));

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::oneshot;
 
+use super::counters::Blocked;
 use super::session::Session;
 use crate::proto::lanes::Ticket;
 
@@ -32,6 +33,8 @@ pub(crate) struct Waiting {
     pub(super) mailbox: u64,
     pub(super) ticket: Ticket,
     pub(super) outcome: oneshot::Receiver<Result<(), Refused>>,
+    /// Counts how long it waits.
+    pub(super) _blocked: Option<Blocked>,
 }
 
 impl Waiting {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use crate::correlation::CorrelationId;
 use crate::driver::calls::CallState;
 use crate::id::{NodeId, NodeName};
 use crate::trace::Trace;
@@ -54,6 +55,11 @@ impl CallContext {
     /// Returns the trace that the call belongs to.
     pub fn trace(&self) -> Option<Trace> {
         self.call.trace
+    }
+
+    /// Returns the id of the trace that the call belongs to, as it stands in the log.
+    pub fn correlation_id(&self) -> Option<CorrelationId> {
+        self.call.trace.map(CorrelationId::from)
     }
 
     /// Returns whether the call is over; see [`CallContext::cancelled`].
@@ -140,6 +146,27 @@ impl Trace {
     /// A handler runs within the trace of its call anyway. A task that the future spawns does not inherit it.
     pub fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
         SCOPE.scope(Scope { trace: Some(self), ..inherited() }, future)
+    }
+
+    /// Returns the trace that this task is in: that of the call which it handles, or of the [`scope`](Self::scope) around.
+    pub fn current() -> Option<Self> {
+        inherited().trace
+    }
+}
+
+impl CorrelationId {
+    /// Returns the id of the undertaking that this task is in: that of the call which it handles, or of the scope around.
+    pub fn current() -> Option<Self> {
+        inherited().trace.map(Self::from)
+    }
+
+    /// Runs a future within this undertaking: messages and calls that it sends carry the id, as with [`Trace::scope`].
+    ///
+    /// Within a trace of this id that one goes on. Otherwise one begins of which nobody records a span: its
+    /// `traceparent` says that it is not sampled. A task that the future spawns does not inherit it.
+    pub fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
+        let present = inherited().trace.filter(|trace| Self::from(*trace) == self);
+        present.unwrap_or_else(|| self.begin()).scope(future)
     }
 }
 

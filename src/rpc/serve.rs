@@ -5,11 +5,16 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use tracing::Span;
+use tracing::field::Empty;
+
 use super::context::OverGuard;
 use super::{CallContext, Method, Scope, content};
 use crate::DecodeError;
+use crate::correlation::CorrelationId;
 use crate::driver::calls::{Handler, Reply, Request, contained, supervise};
 use crate::driver::exchange::Content;
+use crate::driver::journal::target;
 use crate::driver::{Shared, inside};
 use crate::error::{ServeError, SinkError};
 use crate::message::{Message, decode};
@@ -94,7 +99,7 @@ where
 {
     fn spawn(self: Arc<Self>, request: Request, reply: Reply) {
         tokio::spawn(async move {
-            let over = OverGuard(request.call.clone());
+            let (over, span) = (OverGuard(request.call.clone()), span(&request));
             let outcome = {
                 let work = std::pin::pin!(async {
                     let (context, question) = open(&reply, request)?;
@@ -105,9 +110,9 @@ where
                     }
                     Ok(())
                 });
-                supervise(work, &over.0, |step| Scope::of(&over.0).enter(step)).await
+                supervise(work, &over.0, |step| span.in_scope(|| Scope::of(&over.0).enter(step))).await
             };
-            reply.end(outcome.err().unwrap_or(Status::Answered));
+            end(&reply, &span, outcome);
         });
     }
 
@@ -129,15 +134,16 @@ where
     F: Fn(CallContext, Q) -> R + Send + Sync + 'static,
 {
     fn spawn(self: Arc<Self>, request: Request, reply: Reply) {
-        let over = OverGuard(request.call.clone());
-        let answered = Scope::of(&over.0).enter(|| {
+        let (over, span) = (OverGuard(request.call.clone()), span(&request));
+        let handle = || {
             contained(|| {
                 let (context, question) = open(&reply, request)?;
                 encoded(&(self.handler)(context, question))
             })
-        });
-        let status = match answered.map(|answer| reply.send_now(answer)) {
-            Ok(None) => Status::Answered,
+        };
+        let answered = span.in_scope(|| Scope::of(&over.0).enter(handle));
+        let outcome = match answered.map(|answer| reply.send_now(answer)) {
+            Ok(None) => Ok(()),
             Ok(Some(answer)) => {
                 // It is large, or there is no room now.
                 tokio::spawn(async move {
@@ -147,9 +153,9 @@ where
                 });
                 return;
             }
-            Err(status) => status,
+            Err(status) => Err(status),
         };
-        reply.end(status);
+        end(&reply, &span, outcome);
     }
 
     fn is_stream(&self) -> bool {
@@ -159,8 +165,9 @@ where
 
 /// What an answer is on its way.
 fn encoded<R: Message>(answer: &R) -> Result<Content, Status> {
-    content(answer).map_err(|error| {
-        tracing::warn!(%error, "an answer cannot be encoded");
+    content(answer).map_err(|_| {
+        // The error may quote the answer.
+        tracing::debug!(target: target::CALL, "an answer cannot be encoded");
         Status::Panicked
     })
 }
@@ -180,7 +187,7 @@ where
 {
     fn spawn(self: Arc<Self>, request: Request, reply: Reply) {
         tokio::spawn(async move {
-            let over = OverGuard(request.call.clone());
+            let (over, span) = (OverGuard(request.call.clone()), span(&request));
             // The sink may be handed on, but the stream ends with the handler.
             let ending = Ending(Arc::new(reply));
             let outcome = {
@@ -190,9 +197,9 @@ where
                     (self.handler)(context, question, sink).await;
                     Ok(())
                 });
-                supervise(work, &over.0, |step| Scope::of(&over.0).enter(step)).await
+                supervise(work, &over.0, |step| span.in_scope(|| Scope::of(&over.0).enter(step))).await
             };
-            ending.0.end(outcome.err().unwrap_or(Status::Answered));
+            end(&ending.0, &span, outcome);
         });
     }
 
@@ -208,6 +215,26 @@ impl Drop for Ending {
     fn drop(&mut self) {
         self.0.end(Status::Cancelled);
     }
+}
+
+/// The span that a handler runs in. It has no parent here: it belongs to its caller's trace.
+fn span(request: &Request) -> Span {
+    let Request { call, term, .. } = request;
+    let (method, caller) = (term.method.as_str(), &call.caller);
+    let correlation = call.trace.map(|trace| tracing::field::display(CorrelationId::from(trace)));
+    tracing::info_span!(target: target::CALL, parent: None, "call", method, %caller, correlation, outcome = Empty)
+}
+
+/// Ends a call whose handler is over.
+fn end(reply: &Reply, span: &Span, outcome: Result<(), Status>) {
+    let status = outcome.err().unwrap_or(Status::Answered);
+    if !span.is_disabled() {
+        span.record("outcome", tracing::field::debug(status));
+    }
+    if status == Status::Panicked {
+        span.in_scope(|| reply.shared().journal.handler_panicked());
+    }
+    reply.end(status);
 }
 
 /// What a handler is given.

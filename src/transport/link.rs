@@ -71,6 +71,9 @@ pub(crate) struct Path {
     pub(crate) packets_sent: u64,
     /// Of these, as far as QUIC has found out.
     pub(crate) packets_lost: u64,
+    /// Bytes of UDP payloads.
+    pub(crate) bytes_sent: u64,
+    pub(crate) bytes_received: u64,
 }
 
 /// One QUIC connection. Cheap to clone.
@@ -149,12 +152,14 @@ impl Link {
     }
 
     pub(crate) fn path(&self) -> Path {
-        let stats = self.connection.stats().path;
+        let stats = self.connection.stats();
         Path {
-            rtt: stats.rtt,
+            rtt: stats.path.rtt,
             datagram_max: self.connection.max_datagram_size().unwrap_or(0),
-            packets_sent: stats.sent_packets,
-            packets_lost: stats.lost_packets,
+            packets_sent: stats.path.sent_packets,
+            packets_lost: stats.path.lost_packets,
+            bytes_sent: stats.udp_tx.bytes,
+            bytes_received: stats.udp_rx.bytes,
         }
     }
 
@@ -164,10 +169,17 @@ impl Link {
 
     /// Closes at once; what is not acknowledged may be lost.
     pub(crate) fn close(&self, code: Code, reason: &[u8]) {
+        self.close_if_open(code, reason);
+    }
+
+    /// The same; false when the link had ended before.
+    pub(crate) fn close_if_open(&self, code: Code, reason: &[u8]) -> bool {
         // quinn would forget why a link has ended already.
-        if self.connection.close_reason().is_none() {
+        let is_open = self.connection.close_reason().is_none();
+        if is_open {
             self.connection.close(VarInt::from_u32(code.0), reason);
         }
+        is_open
     }
 
     pub(crate) async fn closed(&self) -> End {

@@ -2,6 +2,7 @@
 
 mod call_faults;
 mod calls;
+mod captured;
 mod children;
 mod churn;
 mod common;
@@ -15,6 +16,7 @@ mod membership;
 mod message_faults;
 mod messages;
 mod monitors;
+mod observe;
 mod processes;
 mod registry;
 mod tidy;

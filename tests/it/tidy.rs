@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// What may use what: a module names those of its own floor and of the floors below. Planned modules have their place.
 const FLOORS: &[&[&str]] = &[
-    &["id", "key", "config", "error", "identity", "trace"],
+    &["id", "key", "config", "error", "identity", "trace", "correlation"],
     &["wire", "codec"],
     &["proto", "transport"],
     &["driver"],
@@ -29,6 +29,7 @@ const FLOORS: &[&[&str]] = &[
         "gossip",
         "election",
         "health",
+        "stats",
         "actor",
         "pieces",
         "sim",

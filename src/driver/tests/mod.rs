@@ -3,12 +3,16 @@
 //! In each test nodes A and B are a good pair that never stops talking. The attacker speaks raw frames. What it does may
 //! end its own session; it never reaches a mailbox, a handler, or the pair.
 
+#[allow(dead_code, reason = "other tests use other parts of it")]
+#[path = "../../../tests/it/captured.rs"]
+mod captured;
 mod exchanges;
 mod fake;
 mod flood;
 mod greeting;
 mod groups;
 mod lives;
+mod log;
 mod membership;
 mod memory;
 mod monitors;

@@ -237,6 +237,11 @@ impl<T> Inbound<T> {
         self.lanes.get(&mailbox).map_or(0, |lane| lane.next)
     }
 
+    /// What has come and is not read, in bytes.
+    pub(crate) fn held(&self) -> u64 {
+        self.lanes.values().map(|lane| lane.received - lane.consumed).sum()
+    }
+
     /// How many messages have been delivered.
     pub(crate) fn delivered(&self) -> u64 {
         self.delivered
@@ -479,11 +484,6 @@ impl<T> Inbound<T> {
 
 #[cfg(test)]
 impl<T> Inbound<T> {
-    /// What has come and is not read, in bytes.
-    pub(super) fn held(&self) -> u64 {
-        self.lanes.values().map(|lane| lane.received - lane.consumed).sum()
-    }
-
     /// What it has out of the budgets, in bytes.
     pub(super) fn used(&self) -> u64 {
         self.windows.used + self.large.used

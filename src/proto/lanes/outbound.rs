@@ -211,6 +211,11 @@ impl<T> Outbound<T> {
         offered
     }
 
+    /// What was accepted and has not left for the socket, in bytes: of small messages, and of bulk.
+    pub(crate) fn buffered(&self) -> (u64, u64) {
+        (self.small.used, self.bulk.used)
+    }
+
     fn room(&mut self, bulk: bool) -> &mut u64 {
         if bulk { &mut self.bulk.used } else { &mut self.small.used }
     }

@@ -529,7 +529,7 @@ impl Services {
             replication::Output::Synced { peer } => self.founding.handle(founding::Input::Synced { peer }, now),
             replication::Output::Acknowledged { .. } => self.look_everywhere(),
             replication::Output::Broken { peer, rule } => {
-                tracing::warn!(%peer, %rule, "the peer breaks the rules of replication");
+                tracing::debug!(target: "distribute::protocol", %peer, %rule, "the peer breaks the rules of replication");
                 self.outputs.push_back(Output::Broken { peer });
             }
         }
