@@ -82,6 +82,8 @@ pub enum Error {
     Leave(#[from] LeaveError),
     #[error(transparent)]
     Broadcast(#[from] BroadcastError),
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
 }
 
 impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<UpdateError<E>> for Error {
@@ -117,6 +119,7 @@ impl Error {
             Self::Join(error) => error.effect(),
             Self::Leave(error) => error.effect(),
             Self::Broadcast(error) => error.effect(),
+            Self::Spawn(error) => error.effect(),
             Self::Name(_)
             | Self::Key(_)
             | Self::Cookie(_)
@@ -894,6 +897,35 @@ pub enum LeaveError {
 }
 
 impl LeaveError {
+    /// Returns [`Effect::NotDone`].
+    pub fn effect(&self) -> Effect {
+        Effect::NotDone
+    }
+}
+
+/// Why an actor, or a pool of them, was not spawned. No handler has run, and no mailbox, name or membership is left behind:
+/// the effect is always [`Effect::NotDone`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpawnError {
+    /// A pool has one member at least.
+    #[error("a pool needs a member")]
+    EmptyPool,
+    /// What tells a member of a pool from the others makes no name.
+    #[error("not a name")]
+    Name(#[from] KeyError),
+    /// It did not get its name.
+    #[error("the name was not registered")]
+    Register(#[from] RegisterError),
+    /// It could not join its group.
+    #[error("the group was not joined")]
+    Join(#[from] JoinError),
+    /// This node is shutting down.
+    #[error("this node is shutting down")]
+    Shutdown,
+}
+
+impl SpawnError {
     /// Returns [`Effect::NotDone`].
     pub fn effect(&self) -> Effect {
         Effect::NotDone

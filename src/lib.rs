@@ -69,6 +69,11 @@
 //! mailbox or a node is gone, and why. A node has the names and groups of its cluster when it is [ready](Node::ready). What
 //! happens to names in a partition, and whose claim stands after it, is told at [`Registry`].
 //!
+//! # Actors
+//! [`Node::actor`] runs a state and its handler in a task of their own, one message at a time: with a name that it has
+//! before it begins, restarts after a panic, and an end that is told with its reason. [`Node::pool`] runs many in a group. A
+//! task that reads a [`Mailbox`] in a loop stays the plain way.
+//!
 //! # Runtime
 //! A node runs on the tokio runtime that starts it, and has no thread of its own. On a current-thread runtime it takes the
 //! least CPU: QUIC's tasks, the link's and yours hand over without waking another processor. So a service that mostly
@@ -145,6 +150,7 @@
 compile_error!("distribute needs a TLS provider: enable the feature `aws-lc-rs` (the default) or `ring`");
 
 // In reading order: what users hold, what runs it, what it is made of.
+mod actor;
 mod ask;
 mod cluster;
 mod discovery;
@@ -178,6 +184,10 @@ mod trace;
 
 pub use bytes::Bytes;
 
+pub use crate::actor::{
+    Actor, ActorContext, ActorFn, ActorHandler, ActorRef, Exit, Next, Pool, RESTARTS_MAX, Resource, Restart, Spawn,
+    SpawnPool, actor_fn,
+};
 pub use crate::ask::{Ask, ReplyTo};
 pub use crate::cluster::{Cluster, NodeEvents, Refusals};
 pub use crate::codec::{DecodeError, EncodeError};
@@ -196,7 +206,8 @@ pub use crate::envelope::{Envelope, EnvelopeError};
 pub use crate::error::{
     AskError, BroadcastError, CallError, CastError, ConnectError, DownReason, Effect, Error, JoinError, LeaveError,
     LookupError, MetadataError, NamedSendError, PingError, PublishError, ReadyError, RecvError, RegisterError,
-    ReplaceError, ScopeError, SendError, ServeError, SinkError, StartError, UnregisterError, UpdateError, WaitError,
+    ReplaceError, ScopeError, SendError, ServeError, SinkError, SpawnError, StartError, UnregisterError, UpdateError,
+    WaitError,
 };
 pub use crate::gossip::{FACT_MAX, Fact, Facts, Gossip, TOPIC_MAX, Topic};
 pub use crate::groups::{Broadcast, Gather, Gathered, Group, GroupEvents, Groups, Outcome, Pick, Report};
@@ -225,6 +236,7 @@ pub use crate::rpc::{
 pub use crate::stats::{LinkStats, NodeStats, PeerStats};
 pub use crate::trace::{Trace, TraceError};
 pub use crate::transport::Network;
+pub use crate::wire::services::monitor::REASON_MAX;
 
 /// The in-memory network: whole nodes with real QUIC and TLS in one process, under tokio's paused clock.
 #[cfg(feature = "sim")]

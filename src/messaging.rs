@@ -30,7 +30,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::codec::{self, DecodeError};
 use crate::correlation::CorrelationId;
 use crate::driver::delivery::{Letter, cost};
-use crate::driver::mailboxes::{Entry, LocalRefused, Queue, RefusedMessage};
+use crate::driver::mailboxes::{Ending, Entry, LocalRefused, Queue, RefusedHook, RefusedMessage};
 use crate::driver::session::{Body, Session};
 use crate::driver::waiting::{Refused, Taken};
 use crate::driver::{Shared, decoding_node, inside, lock};
@@ -39,7 +39,10 @@ use crate::id::{NodeId, Pid};
 use crate::message::{Message, check, schema};
 use crate::rpc::inherited;
 use crate::trace::Trace;
+use crate::wire::services::monitor;
 use crate::wire::{Schema, Unreadable};
+
+mod refused;
 
 impl<M: Message> Message for Address<M> {
     const TAG: &'static str = "address";
@@ -71,6 +74,38 @@ impl<M: Message> Message for Address<M> {
 /// # node.shutdown().await;
 /// # Ok(()) }
 /// ```
+///
+/// Beside other sources it is read by `tokio::select!`. A branch that loses is dropped, and a receive that is dropped has
+/// taken no message; so nothing is lost, as long as the work on a message is in the branch's body and not in the future that
+/// is selected:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), distribute::Error> {
+/// use std::time::Duration;
+/// use distribute::{Cookie, Node};
+///
+/// let node = Node::builder("here@127.0.0.1:0").cookie(Cookie::generate()).start().await?;
+/// let mut numbers = node.mailbox::<u64>();
+/// let mut texts = node.mailbox::<String>();
+/// numbers.address().send(2).await?;
+/// numbers.address().send(4).await?;
+/// texts.address().send("four".into()).await?;
+///
+/// let mut tick = tokio::time::interval(Duration::from_millis(10));
+/// let (mut total, mut read) = (0, Vec::new());
+/// while total < 6 || read.is_empty() {
+///     tokio::select! {
+///         Some(number) = numbers.recv() => total += number,
+///         Some(text) = texts.recv() => read.push(text),
+///         _ = tick.tick() => println!("still waiting"),
+///         else => break, // both mailboxes have ended
+///     }
+/// }
+/// assert_eq!((total, read), (6, vec!["four".to_owned()]));
+/// # node.shutdown().await;
+/// # Ok(()) }
+/// ```
 #[doc(alias = "receive")]
 #[doc(alias = "Subject")]
 pub struct Mailbox<M: Message> {
@@ -85,6 +120,9 @@ pub struct Mailbox<M: Message> {
     readable: Option<Arc<Schema>>,
     owed: Owed,
     refused: u64,
+    on_refused: Option<RefusedHook>,
+    /// What its watchers are told when it is dropped.
+    ending: Ending,
 }
 
 /// Room and credit of messages that were read, to be given back together.
@@ -109,6 +147,8 @@ impl<M: Message> Mailbox<M> {
             readable: None,
             owed: Owed::default(),
             refused: 0,
+            on_refused: None,
+            ending: Ending::Closed,
         }
     }
 
@@ -185,6 +225,16 @@ impl<M: Message> Mailbox<M> {
     /// Returns how many messages this mailbox has skipped because they could not be decoded.
     pub fn refused(&self) -> u64 {
         self.refused
+    }
+
+    /// Closes it, and tells those who watch it that it failed, and why: [`Fate::Failed`](crate::Fate::Failed), with so much
+    /// of the reason as fits [`REASON_MAX`](crate::REASON_MAX) bytes. Otherwise it is as dropping it.
+    pub fn fail(mut self, reason: impl fmt::Display) {
+        self.ending = Ending::Failed(monitor::reason(&reason.to_string()));
+    }
+
+    pub(crate) fn set_ending(&mut self, ending: Ending) {
+        self.ending = ending;
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -275,21 +325,25 @@ impl<M: Message> Mailbox<M> {
     fn message(&mut self, opened: Opened<'_, M>) -> Option<M> {
         match opened {
             Opened::Local(message, _) => Some(message),
-            Opened::Body(letter, body) => self.decode(letter, body),
+            Opened::Body(letter, body) => self.decode(letter, body).ok(),
         }
     }
 
     fn received(&mut self, opened: Opened<'_, M>) -> Option<Received<M>> {
+        self.received_or_refused(opened).ok()
+    }
+
+    fn received_or_refused(&mut self, opened: Opened<'_, M>) -> Result<Received<M>, Box<RefusedMessage>> {
         let (message, from, trace) = match opened {
             Opened::Local(message, trace) => (message, self.shared.id(), trace.map(|trace| *trace)),
             Opened::Body(letter, body) => {
                 (self.decode(letter, body)?, letter.from.peer.clone(), letter.trace.as_deref().copied())
             }
         };
-        Some(Received { message, from, trace })
+        Ok(Received { message, from, trace })
     }
 
-    fn decode(&mut self, letter: &Letter, body: Bytes) -> Option<M> {
+    fn decode(&mut self, letter: &Letter, body: Bytes) -> Result<M, Box<RefusedMessage>> {
         let Letter { schema, from, .. } = letter;
         // Whoever keeps the bytes is not to keep the whole run.
         let body = if letter.is_run() && schema.codec == codec::RAW { Bytes::copy_from_slice(&body) } else { body };
@@ -302,7 +356,7 @@ impl<M: Message> Mailbox<M> {
                 if !is_known {
                     self.readable = Some(schema.clone());
                 }
-                return Some(message);
+                return Ok(message);
             }
             Err(error) => error,
         };
@@ -314,16 +368,17 @@ impl<M: Message> Mailbox<M> {
         };
         from.refused(reason);
         self.shared.journal.message_refused(self.serial, &from.peer, &schema.tag, schema.version, reason);
-        if let Some(hook) = &self.shared.on_refused {
-            hook.call(&RefusedMessage {
-                mailbox: self.pid(),
-                from: from.peer.clone(),
-                tag: schema.tag.clone(),
-                version: schema.version,
-                error,
-            });
+        let refused = RefusedMessage {
+            mailbox: self.pid(),
+            from: from.peer.clone(),
+            tag: schema.tag.clone(),
+            version: schema.version,
+            error,
+        };
+        for hook in self.on_refused.iter().chain(&self.shared.on_refused) {
+            hook.call(&refused);
         }
-        None
+        Err(Box::new(refused))
     }
 }
 
@@ -396,7 +451,7 @@ impl<M: Message> futures_core::Stream for Mailbox<M> {
 impl<M: Message> Drop for Mailbox<M> {
     fn drop(&mut self) {
         self.shared.unwatch_all(self.serial);
-        self.shared.close_mailbox(self.serial);
+        self.shared.close_mailbox(self.serial, std::mem::take(&mut self.ending));
         self.queue.abandon();
     }
 }

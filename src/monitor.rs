@@ -14,19 +14,20 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
 use crate::driver::Shared;
-use crate::driver::mailboxes;
+use crate::driver::mailboxes::{self, Queue};
 use crate::id::{NodeId, NodeName, Pid};
 use crate::message::Message;
 use crate::messaging::{Address, Mailbox};
-use crate::proto::monitor::{Fate, Target, WatchId};
+use crate::proto::monitor::{Fate, Target, Told, WatchId};
 use crate::registry::Name;
+use crate::wire::services::Text;
 
 /// Whom a monitor is about. Addresses, mailboxes, [`Pid`], [`NodeId`], [`NodeName`] and [`Name`] can be made into it.
 ///
@@ -148,6 +149,21 @@ pub struct Notice {
     pub target: Monitored,
     /// What became of it.
     pub fate: Fate,
+    /// Why it failed.
+    pub(crate) reason: Option<Text>,
+}
+
+impl Notice {
+    fn new(target: Monitored, told: Told) -> Self {
+        let Told { fate, reason } = told;
+        Self { target, fate, reason }
+    }
+
+    /// Returns why the target failed, when its fate is [`Fate::Failed`]: what its owner said, cut to
+    /// [`REASON_MAX`](crate::REASON_MAX) bytes.
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
 }
 
 /// A watch, and the future of its notice. From [`Node::monitor`](crate::Node::monitor).
@@ -177,24 +193,24 @@ pub struct Monitor {
     target: Monitored,
     shared: Arc<Shared>,
     watch: Option<WatchId>,
-    fate: oneshot::Receiver<Fate>,
+    told: oneshot::Receiver<Told>,
 }
 
 impl Monitor {
     pub(crate) fn begin(shared: &Arc<Shared>, target: Monitored, until_dead: bool) -> Self {
         let (target, resolved) = target.resolve(shared);
-        let (watch, fate) = match resolved {
+        let (watch, told) = match resolved {
             Ok(target) => {
-                let (watch, fate) = shared.watch(target, until_dead);
-                (Some(watch), fate)
+                let (watch, told) = shared.watch(target, until_dead);
+                (Some(watch), told)
             }
             Err(known) => {
-                let (told, fate) = oneshot::channel();
-                let _ = told.send(known);
-                (None, fate)
+                let (tell, told) = oneshot::channel();
+                let _ = tell.send(known.into());
+                (None, told)
             }
         };
-        Self { target, shared: shared.clone(), watch, fate }
+        Self { target, shared: shared.clone(), watch, told }
     }
 
     /// Returns whom it is about.
@@ -207,8 +223,8 @@ impl Future for Monitor {
     type Output = Notice;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Notice> {
-        let fate = std::task::ready!(Pin::new(&mut self.fate).poll(context));
-        Poll::Ready(Notice { target: self.target.clone(), fate: fate.unwrap_or(Fate::Disconnected) })
+        let told = std::task::ready!(Pin::new(&mut self.told).poll(context));
+        Poll::Ready(Notice::new(self.target.clone(), told.unwrap_or_else(|_| Fate::Disconnected.into())))
     }
 }
 
@@ -267,7 +283,7 @@ impl<M: Message> Mailbox<M> {
         target: impl Into<Monitored>,
         message: impl FnOnce(Notice) -> M + Send + 'static,
     ) -> Watching {
-        self.begin_watch(target.into(), false, message)
+        watch_into(self.shared(), &Arc::downgrade(self.queue()), self.pid().serial(), target.into(), false, message)
     }
 
     /// As [`monitor`](Self::monitor), until the target is gone for certain: see
@@ -278,38 +294,40 @@ impl<M: Message> Mailbox<M> {
         target: impl Into<Monitored>,
         message: impl FnOnce(Notice) -> M + Send + 'static,
     ) -> Watching {
-        self.begin_watch(target.into(), true, message)
+        watch_into(self.shared(), &Arc::downgrade(self.queue()), self.pid().serial(), target.into(), true, message)
     }
+}
 
-    fn begin_watch(
-        &self,
-        target: Monitored,
-        until_dead: bool,
-        message: impl FnOnce(Notice) -> M + Send + 'static,
-    ) -> Watching {
-        let shared = self.shared();
-        let (target, resolved) = target.resolve(shared);
-        let is_cancelled = Arc::new(AtomicBool::new(false));
-        let queue = Arc::downgrade(self.queue());
-        let (about, unwanted) = (target.clone(), is_cancelled.clone());
-        let deliver = move |fate| {
-            let make = move || {
-                let is_wanted = !unwanted.load(Ordering::Acquire);
-                is_wanted.then(|| message(Notice { target: about, fate }))
-            };
-            if let Some(queue) = queue.upgrade() {
-                queue.push_notice(mailboxes::Notice::new(make));
-            }
+/// Begins a watch whose notice becomes a message of the mailbox with that queue and serial.
+pub(crate) fn watch_into<M: Message>(
+    shared: &Arc<Shared>,
+    queue: &Weak<Queue<M>>,
+    serial: u64,
+    target: Monitored,
+    until_dead: bool,
+    message: impl FnOnce(Notice) -> M + Send + 'static,
+) -> Watching {
+    let (target, resolved) = target.resolve(shared);
+    let is_cancelled = Arc::new(AtomicBool::new(false));
+    let queue = queue.clone();
+    let (about, unwanted) = (target.clone(), is_cancelled.clone());
+    let deliver = move |told| {
+        let make = move || {
+            let is_wanted = !unwanted.load(Ordering::Acquire);
+            is_wanted.then(|| message(Notice::new(about, told)))
         };
-        let watch = match resolved {
-            Ok(target) => Some(shared.watch_in_band(target, self.pid().serial(), until_dead, Box::new(deliver))),
-            Err(known) => {
-                deliver(known);
-                None
-            }
-        };
-        Watching { target, shared: shared.clone(), watch, is_cancelled }
-    }
+        if let Some(queue) = queue.upgrade() {
+            queue.push_notice(mailboxes::Notice::new(make));
+        }
+    };
+    let watch = match resolved {
+        Ok(target) => Some(shared.watch_in_band(target, serial, until_dead, Box::new(deliver))),
+        Err(known) => {
+            deliver(known.into());
+            None
+        }
+    };
+    Watching { target, shared: shared.clone(), watch, is_cancelled }
 }
 
 /// A watch whose notice comes to a mailbox. From [`Mailbox::monitor`]; dropping it changes nothing.

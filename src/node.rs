@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::cluster::Cluster;
@@ -242,6 +242,26 @@ impl Node {
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.guard.shared
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakNode {
+        WeakNode(Arc::downgrade(&self.guard))
+    }
+}
+
+/// What finds a node again as long as somebody holds it, and does not keep it running.
+#[derive(Clone)]
+pub(crate) struct WeakNode(Weak<Guard>);
+
+impl WeakNode {
+    pub(crate) fn upgrade(&self) -> Option<Node> {
+        self.0.upgrade().map(|guard| Node { guard })
+    }
+}
+
+impl fmt::Debug for WeakNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WeakNode")
     }
 }
 

@@ -13,6 +13,7 @@ use super::lock;
 use crate::codec::DecodeError;
 use crate::id::{BySerial, NodeId, Pid};
 use crate::trace::Trace;
+use crate::wire::services::Text;
 
 /// A message that its mailbox could not read, as [`Builder::on_refused`](crate::Builder::on_refused) is told. The link and
 /// the mailbox live on.
@@ -45,6 +46,18 @@ impl std::fmt::Debug for RefusedHook {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("RefusedHook")
     }
+}
+
+/// How a mailbox ends, as those are told who watch it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// By a panic, if the task that drops it panics.
+    #[default]
+    Closed,
+    /// Its owner panicked, and the panic was contained.
+    Panicked,
+    /// For a reason that its owner gave.
+    Failed(Text),
 }
 
 /// A mailbox as links see it.

@@ -48,7 +48,7 @@ use self::events::Events;
 use self::facts::Facts;
 use self::groups::Groups;
 use self::journal::{By, Journal, link_span, target};
-use self::mailboxes::{Mailboxes, RefusedHook};
+use self::mailboxes::{Ending, Mailboxes, RefusedHook};
 use self::members::{Members, PathVitals, PeerVitals};
 use self::monitors::Monitors;
 use self::names::Names;
@@ -343,8 +343,8 @@ impl Shared {
         }
     }
 
-    /// Closes a mailbox here, and at every peer that sends to it.
-    pub(crate) fn close_mailbox(&self, serial: u64) {
+    /// Closes a mailbox here, and at every peer that sends to it. Its watchers are told how.
+    pub(crate) fn close_mailbox(&self, serial: u64, ending: Ending) {
         let is_tracked = self.mailboxes.remove(serial);
         self.leave_all_groups(serial);
         self.asks.mailbox_closed(&self.id(), serial);
@@ -353,8 +353,13 @@ impl Shared {
             session.close_mailbox(serial);
         }
         if is_tracked {
-            let gone = if std::thread::panicking() { Gone::Panicked } else { Gone::Closed };
-            self.command(Command::Service(node::services::Input::Closed { serial, gone }));
+            let (gone, reason) = match ending {
+                Ending::Closed if std::thread::panicking() => (Gone::Panicked, None),
+                Ending::Closed => (Gone::Closed, None),
+                Ending::Panicked => (Gone::Panicked, None),
+                Ending::Failed(reason) => (Gone::Closed, Some(reason)),
+            };
+            self.command(Command::Service(node::services::Input::Closed { serial, gone, reason }));
         }
     }
 
@@ -363,7 +368,7 @@ impl Shared {
         if let Some(inbox) = self.mailboxes.inbox(serial) {
             inbox.close();
         }
-        self.close_mailbox(serial);
+        self.close_mailbox(serial, Ending::Closed);
     }
 
     /// Begins to stop: new calls are refused from now on.

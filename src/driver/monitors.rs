@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::session::Session;
 use super::{Command, Shared, lock};
 use crate::id::NodeId;
-use crate::proto::monitor::{Fate, Target, WatchId};
+use crate::proto::monitor::{Fate, Target, Told, WatchId};
 use crate::proto::node::services::Input;
 
 /// The watches of a node that are not over.
@@ -32,7 +32,7 @@ struct State {
 
 /// Who is to get a notice.
 enum Waiter {
-    Prompt(oneshot::Sender<Fate>),
+    Prompt(oneshot::Sender<Told>),
     InBand {
         mailbox: u64,
         deliver: Deliver,
@@ -42,7 +42,7 @@ enum Waiter {
 }
 
 /// Puts a notice into a mailbox.
-pub(crate) type Deliver = Box<dyn FnOnce(Fate) + Send>;
+pub(crate) type Deliver = Box<dyn FnOnce(Told) + Send>;
 
 impl std::fmt::Debug for Waiter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -56,10 +56,10 @@ impl std::fmt::Debug for Waiter {
 }
 
 impl Waiter {
-    fn tell(self, fate: Fate) {
+    fn tell(self, told: Told) {
         match self {
-            Self::Prompt(waiting) => drop(waiting.send(fate)),
-            Self::InBand { deliver, .. } => deliver(fate),
+            Self::Prompt(waiting) => drop(waiting.send(told)),
+            Self::InBand { deliver, .. } => deliver(told),
         }
     }
 }
@@ -87,14 +87,14 @@ impl Monitors {
         let waiting = std::mem::take(&mut state.waiting);
         state.by_mailbox.clear();
         drop(state);
-        waiting.into_values().for_each(|waiter| waiter.tell(Fate::Disconnected));
+        waiting.into_values().for_each(|waiter| waiter.tell(Fate::Disconnected.into()));
     }
 
     /// The notice may be given now.
-    pub(super) fn deliver(&self, watch: WatchId, fate: Fate) {
+    pub(super) fn deliver(&self, watch: WatchId, told: Told) {
         let waiter = lock(&self.state).remove(watch);
         if let Some(waiter) = waiter {
-            waiter.tell(fate);
+            waiter.tell(told);
         }
     }
 
@@ -111,10 +111,10 @@ impl Monitors {
 }
 
 impl Shared {
-    /// Begins a watch. The receiver gets its fate as soon as it is known.
-    pub(crate) fn watch(&self, target: Target, until_dead: bool) -> (WatchId, oneshot::Receiver<Fate>) {
-        let (waiting, fate) = oneshot::channel();
-        (self.begin_watch(target, Waiter::Prompt(waiting), until_dead), fate)
+    /// Begins a watch. The receiver is told its fate as soon as that is known.
+    pub(crate) fn watch(&self, target: Target, until_dead: bool) -> (WatchId, oneshot::Receiver<Told>) {
+        let (waiting, told) = oneshot::channel();
+        (self.begin_watch(target, Waiter::Prompt(waiting), until_dead), told)
     }
 
     /// Begins a watch whose notice is for a mailbox of this node, in band.
@@ -127,7 +127,7 @@ impl Shared {
         let mut state = lock(&self.monitors.state);
         if state.is_closed {
             drop(state);
-            waiter.tell(Fate::Disconnected);
+            waiter.tell(Fate::Disconnected.into());
             return watch;
         }
         let mailbox = match &waiter {
@@ -171,18 +171,18 @@ impl Shared {
     }
 
     /// A watch is over.
-    pub(super) fn notice(&self, watch: WatchId, fate: Fate, cut: Option<(NodeId, u64)>) {
+    pub(super) fn notice(&self, watch: WatchId, told: Told, cut: Option<(NodeId, u64)>) {
         let session = cut.and_then(|(peer, number)| {
             let session = self.session(peer.name()).filter(|session| session.peer == peer)?;
             Some((session, number))
         });
         // Without a session, what came in it is delivered.
-        let Some((session, number)) = session else { return self.monitors.deliver(watch, fate) };
+        let Some((session, number)) = session else { return self.monitors.deliver(watch, told) };
         let mut state = lock(&self.monitors.state);
         let Some(Waiter::InBand { mailbox, parked, .. }) = state.waiting.get_mut(&watch) else { return };
         *parked = Some((Arc::downgrade(&session), number));
         let mailbox = *mailbox;
         drop(state);
-        session.park(mailbox, number, watch, fate);
+        session.park(mailbox, number, watch, told);
     }
 }

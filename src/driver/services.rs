@@ -133,7 +133,7 @@ impl Node {
             Output::Track { serial } => {
                 let mailboxes = &self.shared.mailboxes;
                 if !mailboxes.track(serial) && !mailboxes.is_closing(serial) {
-                    let closed = services::Input::Closed { serial, gone: Gone::NoSuchMailbox };
+                    let closed = services::Input::Closed { serial, gone: Gone::NoSuchMailbox, reason: None };
                     self.node.handle(Input::Service(closed), now());
                 }
             }
@@ -149,7 +149,7 @@ impl Node {
             }
             Output::Over { scope, name, serial } => self.shared.names.over(&scope, &name, serial),
             Output::Decide { dispute, over } => self.decide(dispute, over),
-            Output::Notice { watch, fate, cut } => self.shared.notice(watch, fate, cut),
+            Output::Notice { watch, told, cut } => self.shared.notice(watch, told, cut),
             Output::Armed { peer, watches } => {
                 if let Some(session) = self.session_with(&peer) {
                     session.armed(watches);

@@ -27,7 +27,7 @@ use crate::proto::lanes::{
     self, Accepted, Grant, Inbound, InboundLimits, MESSAGE_COST, Offer, Offered, Outbound, Pool, Ticket, Violation,
 };
 use crate::proto::links::{LinkId, SessionId};
-use crate::proto::monitor::{Fate, WatchId};
+use crate::proto::monitor::{Told, WatchId};
 use crate::wire::services::monitor::{CUTS_MAX, Cut};
 use crate::wire::services::{Monitor, Service, put_numbered};
 use crate::wire::{
@@ -222,7 +222,7 @@ pub(super) struct In {
     pub(super) run: Run,
     /// Notices that come after messages which are not delivered, by the mailbox and the number of the message that may
     /// come after them.
-    parked: BTreeMap<(u64, u64), Vec<(WatchId, Fate)>>,
+    parked: BTreeMap<(u64, u64), Vec<(WatchId, Told)>>,
     /// How many messages and service frames had been delivered when the last link ended and one was missing.
     gap_at: Option<u64>,
     pub(super) ended: bool,
@@ -230,7 +230,7 @@ pub(super) struct In {
 
 impl In {
     /// Takes the notices whose turn has come.
-    pub(super) fn due_notices(&mut self) -> Vec<(WatchId, Fate)> {
+    pub(super) fn due_notices(&mut self) -> Vec<(WatchId, Told)> {
         let mut due = Vec::new();
         if !self.parked.is_empty() {
             let lanes = &self.lanes;
@@ -683,17 +683,17 @@ impl Session {
     }
 
     /// Delivers the notice of a watch after the messages below that number in its mailbox's lane.
-    pub(super) fn park(&self, mailbox: u64, number: u64, watch: WatchId, fate: Fate) {
+    pub(super) fn park(&self, mailbox: u64, number: u64, watch: WatchId, told: Told) {
         let Some(shared) = self.shared.upgrade() else { return };
         let mut inn = lock(&self.inn);
         if inn.ended || inn.lanes.next_number(mailbox) >= number {
             // Not under the lock: a notice that nobody takes is the user's to drop.
             drop(inn);
-            return shared.monitors.deliver(watch, fate);
+            return shared.monitors.deliver(watch, told);
         }
         // Whoever cancels it from now on finds it here.
         if shared.monitors.is_waiting(watch) {
-            inn.parked.entry((mailbox, number)).or_default().push((watch, fate));
+            inn.parked.entry((mailbox, number)).or_default().push((watch, told));
         }
     }
 

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::id::{NodeId, NodeName, Pid};
+use crate::wire::services::Text;
 use crate::wire::services::monitor::{Cut, Gone, Monitor as Frame};
 
 /// Whom a watch is about.
@@ -47,6 +48,8 @@ pub(crate) enum Input {
     Closed {
         serial: u64,
         gone: Gone,
+        /// Why, when it was closed because it failed.
+        reason: Option<Text>,
     },
     Frame {
         from: NodeId,
@@ -88,6 +91,9 @@ pub enum Fate {
     Closed,
     /// The mailbox was closed by a panic of the task that held it.
     Panicked,
+    /// The mailbox was closed because its owner failed, for the [`reason`](crate::Notice::reason) that the notice gives. An
+    /// older release, which does not know it, is told [`Fate::Closed`].
+    Failed,
     /// There is no such mailbox, or none any more, or nobody has the name.
     #[doc(alias = "noproc")]
     NoSuchMailbox,
@@ -103,6 +109,30 @@ pub enum Fate {
     Superseded,
 }
 
+/// What a notice tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) fate: Fate,
+    /// Why the target failed, if it did.
+    pub(crate) reason: Option<Text>,
+}
+
+impl Told {
+    /// Of a mailbox that is gone. Only one that was closed can have failed.
+    fn of(gone: Gone, reason: Option<Text>) -> Self {
+        match gone.into() {
+            Fate::Closed if reason.is_some() => Self { fate: Fate::Failed, reason },
+            fate => fate.into(),
+        }
+    }
+}
+
+impl From<Fate> for Told {
+    fn from(fate: Fate) -> Self {
+        Self { fate, reason: None }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Output {
     /// In the order of these outputs, as long as the session lasts. The cuts of `Down` are filled in by whoever numbers
@@ -113,7 +143,7 @@ pub(crate) enum Output {
     /// A mailbox of this node is watched now: say [`Input::Closed`] when it is gone, at once if it is.
     Track { serial: u64 },
     /// The watch is over. With a cut, the notice comes after the messages below that number in the lane from that peer.
-    Notice { watch: WatchId, fate: Fate, cut: Option<(NodeId, u64)> },
+    Notice { watch: WatchId, told: Told, cut: Option<(NodeId, u64)> },
     /// So many watches of mailboxes or the life of this peer are armed, after each change: while there are some, its link is
     /// asked for signs of life.
     Armed { peer: NodeId, watches: usize },
@@ -180,7 +210,9 @@ struct Life {
 #[derive(Debug, Default)]
 struct Mailbox {
     /// It is known to be gone, and the answers for some mailboxes of this node are still to come.
-    gone: Option<Fate>,
+    gone: Option<Told>,
+    /// Why it failed, said before it is said to be gone.
+    failure: Option<Text>,
     /// By the mailbox that the notice is for. The peer is asked once for each.
     watches: BTreeMap<Option<u64>, BTreeSet<WatchId>>,
 }
@@ -273,7 +305,7 @@ impl Monitors {
                 self.watch(watch, Watch { target, mailbox, until_dead });
             }
             Input::Unwatch { watch } => self.unwatch(watch),
-            Input::Closed { serial, gone } => self.closed(serial, gone),
+            Input::Closed { serial, gone, reason } => self.closed(serial, gone, reason),
             Input::Frame { from, frame } if self.has_session(&from) => self.frame(from, frame),
             Input::Frame { .. } => {}
             Input::Up { peer } => self.up(peer, now),
@@ -298,7 +330,7 @@ impl Monitors {
 
     fn watch(&mut self, id: WatchId, watch: Watch) {
         if let Some(fate) = self.known_fate(&watch) {
-            return self.notice(id, fate, None);
+            return self.notice(id, fate.into(), None);
         }
         let node = watch.node().clone();
         let kind = watch.mailbox;
@@ -306,8 +338,8 @@ impl Monitors {
         let mut is_first = false;
         if let Target::Mailbox(pid) = &watch.target {
             let mailbox = life.mailboxes.entry(pid.serial()).or_default();
-            if let Some(fate) = mailbox.gone.filter(|_| kind.is_none()) {
-                return self.notice(id, fate, None);
+            if let Some(told) = mailbox.gone.clone().filter(|_| kind.is_none()) {
+                return self.notice(id, told, None);
             }
             let watches = mailbox.watches.entry(kind).or_default();
             is_first = watches.is_empty();
@@ -400,9 +432,9 @@ impl Monitors {
         Some((watch, is_last))
     }
 
-    fn end(&mut self, id: WatchId, fate: Fate, cut: Option<(NodeId, u64)>) {
+    fn end(&mut self, id: WatchId, told: Told, cut: Option<(NodeId, u64)>) {
         if self.forget(id).is_some() {
-            self.notice(id, fate, cut);
+            self.notice(id, told, cut);
         }
     }
 
@@ -411,12 +443,12 @@ impl Monitors {
         let Some(life) = self.lives.get(node) else { return };
         let of_mailboxes = life.mailboxes.values().flat_map(|mailbox| {
             let ids = mailbox.watches.values().flatten();
-            ids.map(|id| (*id, mailbox.gone))
+            ids.map(|id| (*id, mailbox.gone.clone()))
         });
         let all = life.itself.iter().map(|id| (*id, None)).chain(of_mailboxes);
         let ending = all.filter(|(id, gone)| gone.is_some() || self.watches.get(id).is_some_and(&ends));
         for (id, gone) in ending.collect::<Vec<_>>() {
-            self.end(id, gone.unwrap_or(fate), None);
+            self.end(id, gone.unwrap_or_else(|| fate.into()), None);
         }
     }
 
@@ -424,8 +456,8 @@ impl Monitors {
         self.end_some(node, fate, |_| true);
     }
 
-    fn notice(&mut self, watch: WatchId, fate: Fate, cut: Option<(NodeId, u64)>) {
-        self.outputs.push_back(Output::Notice { watch, fate, cut });
+    fn notice(&mut self, watch: WatchId, told: Told, cut: Option<(NodeId, u64)>) {
+        self.outputs.push_back(Output::Notice { watch, told, cut });
     }
 
     /// The watched lives of a name.
@@ -455,14 +487,14 @@ impl Monitors {
         }
     }
 
-    fn closed(&mut self, serial: u64, gone: Gone) {
+    fn closed(&mut self, serial: u64, gone: Gone, reason: Option<Text>) {
         for watcher in self.watchers.remove(&serial).unwrap_or_default() {
             if watcher == self.id {
                 let life = self.lives.get(&watcher);
                 let mailbox = life.and_then(|life| life.mailboxes.get(&serial));
                 let ids: Vec<_> =
                     mailbox.into_iter().flat_map(|mailbox| mailbox.watches.values().flatten().copied()).collect();
-                ids.into_iter().for_each(|id| self.end(id, gone.into(), None));
+                ids.into_iter().for_each(|id| self.end(id, Told::of(gone, reason.clone()), None));
                 continue;
             }
             let Some(watched) = self.watched.get_mut(&watcher) else { continue };
@@ -470,6 +502,9 @@ impl Monitors {
             watched.watches -= asked.len();
             if watched.watches == 0 {
                 self.watched.remove(&watcher);
+            }
+            if let Some(reason) = reason.clone() {
+                self.send(&watcher, Frame::Failed { serial, reason });
             }
             let cuts = asked.into_iter().flatten().map(|mailbox| Cut { mailbox, number: 0 }).collect();
             self.send(&watcher, Frame::Down { serial, gone, cuts });
@@ -504,6 +539,12 @@ impl Monitors {
                 }
             }
             Frame::Down { serial, gone, cuts } => self.told(&from, serial, gone, &cuts),
+            Frame::Failed { serial, reason } => {
+                let life = self.lives.get_mut(&from);
+                if let Some(mailbox) = life.and_then(|life| life.mailboxes.get_mut(&serial)) {
+                    mailbox.failure = Some(reason);
+                }
+            }
         }
     }
 
@@ -512,14 +553,15 @@ impl Monitors {
         let life = self.lives.get_mut(from);
         let Some(mailbox) = life.and_then(|life| life.mailboxes.get_mut(&serial)) else { return };
         // What was asked after the answer was on its way is answered again.
-        let fate = *mailbox.gone.get_or_insert_with(|| gone.into());
+        let failure = mailbox.failure.take();
+        let told = mailbox.gone.get_or_insert_with(|| Told::of(gone, failure)).clone();
         let prompt = mailbox.watches.get(&None).into_iter().flatten().map(|id| (*id, None));
         let in_band = cuts.iter().flat_map(|cut| {
             let ids = mailbox.watches.get(&Some(cut.mailbox)).into_iter().flatten();
             ids.map(|id| (*id, Some((from.clone(), cut.number))))
         });
         for (id, cut) in prompt.chain(in_band).collect::<Vec<_>>() {
-            self.end(id, fate, cut);
+            self.end(id, told.clone(), cut);
         }
     }
 

@@ -1,5 +1,7 @@
 //! Whole nodes: over the in-memory network for each fault, over real sockets and processes for the ordinary way.
 
+mod actor_processes;
+mod actors;
 mod call_faults;
 mod calls;
 mod captured;

@@ -34,7 +34,7 @@ impl Watch {
 
     fn over_by(&self, watch: WatchId, number: Option<u64>) {
         let cut = number.map(|number| (self.world.b.id(), number));
-        self.world.a.shared().notice(watch, Fate::Closed, cut);
+        self.world.a.shared().notice(watch, Fate::Closed.into(), cut);
     }
 
     fn parked(&self) -> usize {
@@ -153,7 +153,7 @@ async fn a_node_that_stops_tells_all_who_wait() {
     let mut monitors: Vec<_> = (0..3).map(|_| a.monitor(&there)).collect();
     drop(monitors.pop());
     assert_eq!(watch.held(), 4, "two futures, and one in band for one mailbox");
-    let told = Notice { target: Monitored::Mailbox(there.clone()), fate: Fate::Disconnected };
+    let told = Notice { target: Monitored::Mailbox(there.clone()), fate: Fate::Disconnected, reason: None };
     watch.watching = watch.inbox.monitor(&watch.target, |notice| {
         assert_eq!(notice.fate, Fate::Disconnected);
         2000

@@ -49,7 +49,7 @@ async fn hears(node: &Node, many: usize) -> Vec<u64> {
 async fn told_closed(node: &Node, mailbox: u64) -> Gone {
     let closed = |told: &[Input]| {
         told.iter().find_map(|input| match input {
-            Input::Closed { serial, gone } if *serial == mailbox => Some(*gone),
+            Input::Closed { serial, gone, .. } if *serial == mailbox => Some(*gone),
             _ => None,
         })
     };

@@ -29,9 +29,9 @@ fn a_node_asks_once_and_is_answered_once() {
         [
             notice(1, Fate::Panicked),
             notice(2, Fate::Panicked),
-            Output::Notice { watch: WatchId(3), fate: Fate::Panicked, cut: cut(12) },
-            Output::Notice { watch: WatchId(4), fate: Fate::Panicked, cut: cut(12) },
-            Output::Notice { watch: WatchId(5), fate: Fate::Panicked, cut: cut(0) },
+            Output::Notice { watch: WatchId(3), told: Fate::Panicked.into(), cut: cut(12) },
+            Output::Notice { watch: WatchId(4), told: Fate::Panicked.into(), cut: cut(12) },
+            Output::Notice { watch: WatchId(5), told: Fate::Panicked.into(), cut: cut(0) },
             armed(&there, 1),
         ]
     );
@@ -88,7 +88,7 @@ fn a_question_that_meets_an_answer_is_answered_too() {
     one.watch_in_band(2, &mailbox(&there, 7), 30);
     assert_eq!(one.answer(&there, 7, Gone::Closed, &[]), [notice(1, Fate::Closed), armed(&there, 1)]);
     assert_eq!(one.watch(3, &mailbox(&there, 7)), [notice(3, Fate::Closed)], "it is known");
-    let told = Output::Notice { watch: WatchId(2), fate: Fate::Closed, cut: Some((there.clone(), 5)) };
+    let told = Output::Notice { watch: WatchId(2), told: Fate::Closed.into(), cut: Some((there.clone(), 5)) };
     assert_eq!(one.answer(&there, 7, Gone::NoSuchMailbox, &[(30, 5)]), [told, armed(&there, 0)]);
     assert_eq!(one.machine.held(), 0);
 }
@@ -149,7 +149,7 @@ fn a_watch_until_dead_goes_on_in_the_next_session() {
         one.answer(&there, 7, Gone::NoSuchMailbox, &[(30, 0)]),
         [
             notice(1, Fate::NoSuchMailbox),
-            Output::Notice { watch: WatchId(2), fate: Fate::NoSuchMailbox, cut: Some((there.clone(), 0)) },
+            Output::Notice { watch: WatchId(2), told: Fate::NoSuchMailbox.into(), cut: Some((there.clone(), 0)) },
             armed(&there, 0),
         ]
     );
@@ -351,6 +351,69 @@ fn a_mailbox_that_is_gone_is_told_to_each_node_once() {
     assert_eq!(one.closed(7, Gone::NoSuchMailbox), [Output::Send { to: far, frame: down }]);
 }
 
+/// Why a mailbox failed is said before it is said to be gone, to each node once; here it is told with the notice.
+#[test]
+fn why_a_mailbox_failed_is_told() {
+    let mut one = One::new();
+    let far = life("far", 1);
+    one.up(&far);
+    one.asked(&far, 7, Some(40));
+    one.watch(1, &mailbox(&life("here", 5), 7));
+    let send = |frame| Output::Send { to: far.clone(), frame };
+    assert_eq!(
+        one.failed(7, "no paper"),
+        [
+            send(Frame::Failed { serial: 7, reason: "no paper".into() }),
+            send(Frame::Down { serial: 7, gone: Gone::Closed, cuts: vec![Cut { mailbox: 40, number: 0 }] }),
+            Output::Notice { watch: WatchId(1), told: failure("no paper"), cut: None },
+        ]
+    );
+    assert_eq!(one.machine.held(), 0);
+
+    // From the other side: of each watch, be it prompt or in band, and of those that come after the answer.
+    one.watch(2, &mailbox(&far, 8));
+    one.watch_in_band(3, &mailbox(&far, 8), 30);
+    one.watch_in_band(4, &mailbox(&far, 8), 31);
+    let failed = |serial, reason: &str| Frame::Failed { serial, reason: reason.into() };
+    assert_eq!(one.hear(&far, failed(8, "no ink")), [], "it is not over yet");
+    let told = |watch, cut: Option<u64>| Output::Notice {
+        watch: WatchId(watch),
+        told: failure("no ink"),
+        cut: cut.map(|number| (far.clone(), number)),
+    };
+    assert_eq!(one.answer(&far, 8, Gone::Closed, &[(30, 5)]), [told(2, None), told(3, Some(5)), armed(&far, 1)]);
+    assert_eq!(one.watch(5, &mailbox(&far, 8)), [told(5, None)]);
+    assert_eq!(one.answer(&far, 8, Gone::NoSuchMailbox, &[(31, 5)]), [told(4, Some(5)), armed(&far, 0)]);
+    assert_eq!(one.machine.held(), 0);
+}
+
+/// A reason that nobody asked for is not kept; one of a mailbox that was not closed says nothing.
+#[test]
+fn a_reason_without_a_failure_says_nothing() {
+    let mut one = One::new();
+    let far = life("far", 1);
+    one.up(&far);
+    for serial in 0..100 {
+        assert_eq!(one.hear(&far, Frame::Failed { serial, reason: "whatever".into() }), []);
+    }
+    assert_eq!(one.machine.held(), 0);
+    for (gone, fate) in [(Gone::Panicked, Fate::Panicked), (Gone::NoSuchMailbox, Fate::NoSuchMailbox)] {
+        one.watch(1, &mailbox(&far, 7));
+        one.hear(&far, Frame::Failed { serial: 7, reason: "whatever".into() });
+        assert_eq!(one.answer(&far, 7, gone, &[]), [notice(1, fate), armed(&far, 0)]);
+    }
+    one.watch(1, &mailbox(&far, 7));
+    assert_eq!(
+        one.answer(&far, 7, Gone::Closed, &[]),
+        [notice(1, Fate::Closed), armed(&far, 0)],
+        "it went with the watch"
+    );
+    one.watch(1, &mailbox(&far, 7));
+    one.hear(&far, Frame::Failed { serial: 7, reason: "whatever".into() });
+    assert_eq!(one.down(&far, Fate::Disconnected), [notice(1, Fate::Disconnected)]);
+    assert_eq!(one.machine.held(), 0);
+}
+
 /// A peer may watch so much and no more. What it takes back, or what is over, does not count.
 #[test]
 fn a_peer_that_watches_too_much_is_stopped() {
@@ -389,7 +452,7 @@ fn unasked_frames_do_nothing() {
     assert_eq!(one.unasked(&there, 7, None), []);
     one.watch_in_band(1, &mailbox(&there, 7), 30);
     assert_eq!(one.unasked(&there, 7, Some(30)), [], "that is this node's to take back");
-    let told = Output::Notice { watch: WatchId(1), fate: Fate::Closed, cut: Some((there.clone(), 3)) };
+    let told = Output::Notice { watch: WatchId(1), told: Fate::Closed.into(), cut: Some((there.clone(), 3)) };
     assert_eq!(one.answer(&there, 7, Gone::Closed, &[(30, 3), (30, 4), (31, 5)]), [told, armed(&there, 0)]);
     assert_eq!(one.machine.held(), 0);
 }
@@ -459,7 +522,11 @@ impl One {
     }
 
     fn closed(&mut self, serial: u64, gone: Gone) -> Vec<Output> {
-        self.handle(Input::Closed { serial, gone })
+        self.handle(Input::Closed { serial, gone, reason: None })
+    }
+
+    fn failed(&mut self, serial: u64, reason: &str) -> Vec<Output> {
+        self.handle(Input::Closed { serial, gone: Gone::Closed, reason: Some(reason.into()) })
     }
 
     fn up(&mut self, peer: &NodeId) -> Vec<Output> {
@@ -513,7 +580,11 @@ fn unask(to: &NodeId, serial: u64, mailbox: Option<u64>) -> Output {
 }
 
 fn notice(watch: u64, fate: Fate) -> Output {
-    Output::Notice { watch: WatchId(watch), fate, cut: None }
+    Output::Notice { watch: WatchId(watch), told: fate.into(), cut: None }
+}
+
+fn failure(reason: &str) -> Told {
+    Told { fate: Fate::Failed, reason: Some(reason.into()) }
 }
 
 fn armed(peer: &NodeId, watches: usize) -> Output {

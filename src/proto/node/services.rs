@@ -127,6 +127,8 @@ pub(crate) enum Input {
     Closed {
         serial: u64,
         gone: Gone,
+        /// Why, when it was closed because it failed.
+        reason: Option<Text>,
     },
     Decided {
         dispute: DisputeId,
@@ -232,7 +234,7 @@ pub(crate) enum Output {
     /// The watch is over. When there is a number, the notice comes after the messages below it in the lane from that peer.
     Notice {
         watch: WatchId,
-        fate: Fate,
+        told: monitor::Told,
         cut: Option<(NodeId, u64)>,
     },
     /// So many watches depend on the session with this peer.
@@ -392,11 +394,11 @@ impl Services {
                 self.monitors.handle(monitor::Input::Watch { watch, target, mailbox, until_dead }, now);
             }
             Input::Unwatch { watch } => self.monitors.handle(monitor::Input::Unwatch { watch }, now),
-            Input::Closed { serial, gone } => {
+            Input::Closed { serial, gone, reason } => {
                 // First, so that whoever is told finds the names free.
                 self.registry.handle(registry::Input::Closed { serial }, now);
                 self.settle(now);
-                self.monitors.handle(monitor::Input::Closed { serial, gone }, now);
+                self.monitors.handle(monitor::Input::Closed { serial, gone, reason }, now);
             }
             Input::Decided { dispute, verdict } => {
                 self.registry.handle(registry::Input::Decided { dispute, verdict }, now);
@@ -615,7 +617,7 @@ impl Services {
             monitor::Output::Send { to, frame } => return self.send(to, Service::Monitor(frame)),
             monitor::Output::Dial { peer } => Output::Dial { peer },
             monitor::Output::Track { serial } => Output::Track { serial },
-            monitor::Output::Notice { watch, fate, cut } => Output::Notice { watch, fate, cut },
+            monitor::Output::Notice { watch, told, cut } => Output::Notice { watch, told, cut },
             monitor::Output::Armed { peer, watches } => Output::Armed { peer, watches },
             monitor::Output::Broken { peer } => Output::Broken { peer },
         };

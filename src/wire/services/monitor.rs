@@ -2,12 +2,21 @@
 
 use bytes::Bytes;
 
-use super::super::{Fields, WireError, take_all, take_u8, take_varint};
-use super::{put_option, take_option};
+use super::super::{Fields, SKIPPABLE, WireError, take_all, take_text, take_u8, take_varint};
+use super::{Text, put_option, put_text, take_option};
 
 /// How many cuts one frame holds, at most. A mailbox that more have watched is told of in several frames of its serial:
 /// the first says what became of it, and each has cuts that the others do not have.
 pub(crate) const CUTS_MAX: usize = 4000;
+
+/// The longest reason for which a mailbox failed, in bytes. A longer one is cut.
+pub const REASON_MAX: usize = 256;
+
+/// As much of a reason as travels.
+pub(crate) fn reason(text: &str) -> Text {
+    let end = (0..=text.len().min(REASON_MAX)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+    text[..end].into()
+}
 
 /// What nodes tell each other about watched mailboxes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +29,9 @@ pub(crate) enum Monitor {
     /// The sender's mailbox is gone. Of each of the receiver's mailboxes that asked: the number that its lane's next
     /// message would have had. One end may be told in several frames, see [`CUTS_MAX`].
     Down { serial: u64, gone: Gone, cuts: Vec<Cut> },
+    /// The sender's mailbox has failed, for that reason. [`Monitor::Down`] follows, and says that it was closed, which is all
+    /// that older peers hear.
+    Failed { serial: u64, reason: Text },
 }
 
 /// A point in the lane of a mailbox: all messages with lower numbers come before it.
@@ -41,6 +53,7 @@ pub(crate) enum Gone {
 const WATCH: u8 = 0xa0;
 const UNWATCH: u8 = 0xa1;
 const DOWN: u8 = 0xa2;
+const FAILED: u8 = 0xa3 | SKIPPABLE;
 
 impl Gone {
     const ALL: [Self; 3] = [Self::Closed, Self::Panicked, Self::NoSuchMailbox];
@@ -61,7 +74,7 @@ impl Gone {
 
 impl Monitor {
     pub(super) fn has(kind: u8) -> bool {
-        (WATCH..=DOWN).contains(&kind)
+        (WATCH..=DOWN).contains(&kind) || kind == FAILED
     }
 
     pub(super) fn kind(&self) -> u8 {
@@ -69,6 +82,7 @@ impl Monitor {
             Self::Watch { .. } => WATCH,
             Self::Unwatch { .. } => UNWATCH,
             Self::Down { .. } => DOWN,
+            Self::Failed { .. } => FAILED,
         }
     }
 
@@ -87,6 +101,11 @@ impl Monitor {
                     out.number(*number);
                 }
             }
+            Self::Failed { serial, reason } => {
+                debug_assert!(reason.len() <= REASON_MAX);
+                out.number(*serial);
+                put_text(out, reason);
+            }
         }
     }
 
@@ -100,6 +119,7 @@ impl Monitor {
                 let cut = |body: &mut Bytes| Ok(Cut { mailbox: take_varint(body)?, number: take_varint(body)? });
                 Self::Down { serial, gone, cuts: take_all(body, CUTS_MAX, cut)? }
             }
+            FAILED => Self::Failed { serial, reason: take_text(body, REASON_MAX)?.into() },
             kind => return Err(WireError::UnknownFrame(kind)),
         })
     }

@@ -4,7 +4,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::option::of;
 use proptest::prelude::*;
 
-use super::monitor::{CUTS_MAX, Cut, Gone};
+use super::monitor::{CUTS_MAX, Cut, Gone, REASON_MAX, reason};
 use super::registry::{Answer, Pending, Request, Spent, Token};
 use super::replication::{After, Binding, ENTRIES_MAX, Ended, Entry, Held, Joined, Key, Mine, State};
 use super::*;
@@ -88,7 +88,8 @@ fn an_unknown_frame_is_skipped_if_it_may_be_and_refused_if_not() {
         let skipped = if kind & SKIPPABLE != 0 { Ok(None) } else { Err(WireError::UnknownFrame(kind)) };
         assert_eq!(read, skipped);
     }
-    assert!((0..=255u8).all(|kind| !is_known(kind) || kind & SKIPPABLE == 0), "a later peer may not skip these");
+    let skippable: Vec<u8> = (0..=255u8).filter(|kind| is_known(*kind) && kind & SKIPPABLE != 0).collect();
+    assert_eq!(skippable, [0xe3], "peers that do not know the others may not skip them");
     assert_eq!(NUMBERED & SKIPPABLE, 0);
 }
 
@@ -112,6 +113,22 @@ fn names_are_those_that_users_may_give() {
     assert_eq!(confirm("\u{9f}".as_bytes(), b"x"), bad);
     assert_eq!(confirm("\u{a0}".as_bytes(), "名/é".as_bytes()), Ok(()));
     assert_eq!(confirm(b"", b"\xff"), Err(WireError::Value("UTF-8")));
+}
+
+#[test]
+fn a_reason_has_a_limit_and_is_cut_to_it() {
+    let longest = "x".repeat(REASON_MAX);
+    assert_eq!(*reason(&longest), *longest);
+    assert_eq!(*reason(&format!("{longest}y")), *longest);
+    let split = format!("{}é", "x".repeat(REASON_MAX - 1));
+    assert_eq!(*reason(&split), split[..REASON_MAX - 1], "no half of a character");
+    assert_eq!(reason("").len(), 0);
+    for (len, read) in [(REASON_MAX, Ok(())), (REASON_MAX + 1, Err(WireError::TooLong(257)))] {
+        let mut body = vec![5];
+        put_bytes(&mut body, &vec![b'x'; len]);
+        assert_eq!(Service::decode(Frame { kind: 0xe3, body: body.into() }).map(|_| ()), read);
+    }
+    assert_eq!(decode(&from_hex("e3030501ff")), Err(WireError::Value("UTF-8")));
 }
 
 #[test]
@@ -642,6 +659,8 @@ fn golden() -> Vec<(&'static str, Service)> {
         ),
         ("a2020502", monitor(Monitor::Down { serial: 5, gone: Gone::Panicked, cuts: vec![] })),
         ("a2020503", monitor(Monitor::Down { serial: 5, gone: Gone::NoSuchMailbox, cuts: vec![] })),
+        ("e3020500", monitor(Monitor::Failed { serial: 5, reason: "".into() })),
+        ("e307412c04666cc3a9", monitor(Monitor::Failed { serial: 300, reason: "flé".into() })),
     ]
 }
 
@@ -855,6 +874,7 @@ fn monitor() -> BoxedStrategy<Monitor> {
         (number(), of(number())).prop_map(|(serial, mailbox)| Monitor::Watch { serial, mailbox }),
         (number(), of(number())).prop_map(|(serial, mailbox)| Monitor::Unwatch { serial, mailbox }),
         (number(), gone, vec(cut, 0..20)).prop_map(|(serial, gone, cuts)| Monitor::Down { serial, gone, cuts }),
+        (number(), ".{0,60}").prop_map(|(serial, reason)| Monitor::Failed { serial, reason: reason.as_str().into() }),
     ]
     .boxed()
 }

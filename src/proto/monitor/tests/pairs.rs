@@ -108,15 +108,15 @@ impl Pair {
                         self.tracked[at].insert(serial);
                     } else {
                         let gone = Gone::NoSuchMailbox;
-                        self.machines[at].handle(Input::Closed { serial, gone }, self.now);
+                        self.machines[at].handle(Input::Closed { serial, gone, reason: None }, self.now);
                     }
                 }
-                Output::Notice { watch, fate, cut } => {
+                Output::Notice { watch, told, cut } => {
                     let watch = &mut self.watches[watch.0 as usize];
                     assert_eq!(watch.at, at);
                     assert!(!watch.is_cancelled, "a notice after the cancel");
                     assert!(cut.is_none() || watch.mailbox.is_some(), "a number for who is told at once");
-                    watch.notices.push(fate);
+                    watch.notices.push(told.fate);
                 }
                 Output::Armed { peer, watches } => {
                     assert_eq!(peer, self.ids[1 - at]);
@@ -149,7 +149,7 @@ impl Pair {
             Step::Close { at, serial, gone } => {
                 self.open[at].remove(&serial);
                 if self.tracked[at].remove(&serial) {
-                    self.handle(at, Input::Closed { serial, gone });
+                    self.handle(at, Input::Closed { serial, gone, reason: None });
                 }
             }
             Step::Arrive { at, frames } => {
@@ -205,7 +205,7 @@ impl Pair {
             assert!(watch.notices.len() <= 1, "told twice: {watch:?}");
             if let Some(fate) = watch.notices.first() {
                 let is_true = match fate {
-                    Fate::Closed | Fate::Panicked | Fate::NoSuchMailbox => !self.lives(&watch.target),
+                    Fate::Closed | Fate::Panicked | Fate::Failed | Fate::NoSuchMailbox => !self.lives(&watch.target),
                     Fate::Disconnected => !watch.until_dead && *watch.node() != self.ids[watch.at],
                     Fate::NodeLeft | Fate::NodeDown | Fate::Superseded => false,
                 };

@@ -360,7 +360,7 @@ impl World {
         let Some(process) = &mut self.nodes[node] else { return };
         process.mailboxes.remove(&serial);
         if process.tracked.remove(&serial) {
-            self.tell(node, Input::Closed { serial, gone: Gone::Closed });
+            self.tell(node, Input::Closed { serial, gone: Gone::Closed, reason: None });
         }
     }
 
@@ -591,7 +591,7 @@ impl World {
                 if process.mailboxes.contains(&serial) {
                     process.tracked.insert(serial);
                 } else {
-                    self.tell(node, Input::Closed { serial, gone: Gone::NoSuchMailbox });
+                    self.tell(node, Input::Closed { serial, gone: Gone::NoSuchMailbox, reason: None });
                 }
             }
             output => {
@@ -635,9 +635,9 @@ impl Process {
             }
             Output::Over { name, serial, .. } => self.told.push((now, Told::Over(name, serial))),
             Output::Decide { dispute, over } => self.disputes.push((dispute, over)),
-            Output::Notice { watch, fate, .. } => {
+            Output::Notice { watch, told, .. } => {
                 assert!(self.notices.iter().all(|(told, _)| *told != watch), "seed {seed}: a watch ends once");
-                self.notices.push((watch, fate));
+                self.notices.push((watch, told.fate));
             }
             Output::Ready => self.is_ready = true,
             Output::Broken { peer } => self.broken.push(peer),
