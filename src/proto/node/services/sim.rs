@@ -264,8 +264,9 @@ impl World {
 
     pub(super) fn thaw(&mut self, node: usize) {
         let Some(events) = self.nodes[node].as_mut().and_then(|process| process.frozen.take()) else { return };
+        // Before whatever else arrives now.
         for event in events {
-            self.plan(Duration::ZERO, event);
+            self.happen(event);
         }
         for other in 0..self.nodes.len() {
             self.plan_connect(node, other, 2_000);
@@ -297,10 +298,9 @@ impl World {
 
     pub(super) fn heal(&mut self) {
         self.cuts.clear();
-        for (_, events) in std::mem::take(&mut self.held) {
-            for event in events {
-                self.plan(Duration::from_millis(1), event);
-            }
+        // Before whatever else arrives now.
+        for event in std::mem::take(&mut self.held).into_values().flatten() {
+            self.happen(event);
         }
         for one in 0..self.nodes.len() {
             for other in 0..one {
