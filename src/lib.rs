@@ -128,6 +128,9 @@
 //! | `distribute::call` | `refused a call`: no such method, overloaded, shutting down | warn* | `caller`, `method`, `status` |
 //! | `distribute::call` | `a cast came to nothing` | warn* | `caller`, `method`, `status` |
 //! | `distribute::call` | `a handler panicked` | warn | those of its span |
+//! | `distribute::actor` | `an actor panicked` | warn | `actor` |
+//! | `distribute::actor` | `an actor begins anew`: after that pause | warn | `actor`, `pause` |
+//! | `distribute::actor` | `an actor ended`: by itself, or because it was asked to | warn, or debug if stopped | `actor`, `how` |
 //!
 //! \* Others may cause these as often as they like. So one a second of each is a warning, and the rest are told at the
 //! level of debug.

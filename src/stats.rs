@@ -77,6 +77,8 @@ use crate::rpc::{CallStats, Rpc};
 /// | `distribute_casts_total` | counter | Casts made |
 /// | `distribute_casts_failed_total` | counter | Casts that came to nothing here |
 /// | `distribute_handlers_panicked_total` | counter | Handlers that panicked |
+/// | `distribute_actors_panicked_total` | counter | Panics of actors |
+/// | `distribute_actors_restarted_total` | counter | Restarts of actors |
 /// | `distribute_sessions_begun_total` | counter | Sessions that began |
 /// | `distribute_sessions_lost_total` | counter | Sessions that ended without a good-bye |
 /// | `distribute_disconnects_forced_total` | counter | Sessions ended by force |

@@ -27,13 +27,24 @@ pub enum Exit {
     /// It panicked, with this text. [`Fate::Panicked`](crate::Fate::Panicked).
     Panicked(String),
     /// It would have begun anew more often than its [`Restart`](super::Restart) allows. The last time it ended for this
-    /// reason. [`Fate::Failed`](crate::Fate::Failed).
+    /// reason, which monitors are not told. [`Fate::Failed`](crate::Fate::Failed).
     TooManyRestarts(String),
     /// It was killed, or its runtime went away. [`Fate::Failed`](crate::Fate::Failed).
     Killed,
 }
 
 impl Exit {
+    /// In a word, without what the application says.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::Failed(_) => "failed",
+            Self::Panicked(_) => "panicked",
+            Self::TooManyRestarts(_) => "too many restarts",
+            Self::Killed => "killed",
+        }
+    }
+
     /// Tells whether it ended in good order.
     pub fn is_clean(&self) -> bool {
         *self == Self::Stopped
@@ -43,11 +54,10 @@ impl Exit {
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Stopped => f.write_str("stopped"),
-            Self::Failed(reason) => f.write_str(reason),
-            Self::Panicked(text) => write!(f, "panicked: {text}"),
-            Self::TooManyRestarts(last) => write!(f, "too many restarts: {last}"),
-            Self::Killed => f.write_str("killed"),
+            Self::Stopped | Self::Killed => f.write_str(self.kind()),
+            Self::Failed(text) | Self::Panicked(text) | Self::TooManyRestarts(text) => {
+                write!(f, "{}: {text}", self.kind())
+            }
         }
     }
 }

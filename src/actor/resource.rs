@@ -5,6 +5,8 @@ use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::driver::journal::target;
+
 /// Something that is closed exactly once, when its owner ends: however that comes about.
 ///
 /// It belongs into the state of an [`Actor`](super::Actor), which is dropped when the actor stops, fails, panics, is killed,
@@ -88,7 +90,7 @@ impl<T> Drop for Resource<T> {
         let Some(Held { value, close }) = self.held.take() else { return };
         // It may be dropped by a panic, and a second one would end the process.
         if catch_unwind(AssertUnwindSafe(|| close(value))).is_err() {
-            tracing::warn!("closing a resource panicked");
+            tracing::warn!(target: target::ACTOR, "closing a resource panicked");
         }
     }
 }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::exit::Status;
 use super::restart::Restarts;
 use super::{Actor, ActorContext, Exit, Next};
+use crate::driver::journal::{Journal, target};
 use crate::driver::mailboxes::Ending;
 use crate::message::Message;
 use crate::messaging::{Mailbox, Received};
@@ -63,18 +64,15 @@ impl Drop for Exiting {
 impl<A: Actor> Run<A> {
     /// Lives until the actor has ended for good. Then all is dropped.
     pub(super) async fn run(mut self) {
-        self.mailbox.set_ending(Ending::Failed(reason(&Exit::Killed.to_string())));
+        self.mailbox.set_ending(Ending::Failed(reason(Exit::Killed.kind())));
         let exit = self.lives().await;
-        let pid = self.context.pid();
-        if exit.is_clean() {
-            tracing::debug!(actor = %pid, "an actor stopped");
-        } else {
-            tracing::warn!(actor = %pid, %exit, "an actor ended");
-        }
+        Journal::actor_ended(self.context.pid(), exit.kind(), exit.is_clean());
         self.mailbox.set_ending(match &exit {
             Exit::Stopped => Ending::Closed,
             Exit::Panicked(_) => Ending::Panicked,
-            exit => Ending::Failed(reason(&exit.to_string())),
+            Exit::Failed(text) => Ending::Failed(reason(text)),
+            // What a panic said may quote a message, and stays here.
+            Exit::TooManyRestarts(_) | Exit::Killed => Ending::Failed(reason(exit.kind())),
         });
         self.ending.exit = Some(exit);
     }
@@ -98,11 +96,11 @@ impl<A: Actor> Run<A> {
             let Some(pause) = self.restarts.next(Instant::now(), fastrand::f64()) else {
                 return Exit::TooManyRestarts(last);
             };
-            tracing::warn!(actor = %self.context.pid(), reason = last, ?pause, "an actor begins anew");
             if !waited(pause, &self.ending.status, &self.context).await {
                 return Exit::Stopped;
             }
             self.ending.status.restarts.fetch_add(1, Ordering::Relaxed);
+            self.context.shared().journal.actor_restarts(self.context.pid(), pause);
         }
     }
 
@@ -121,9 +119,9 @@ impl<A: Actor> Run<A> {
             ended
         };
         let ended = contained(life).await.unwrap_or_else(Ended::Panicked);
-        if let Ended::Panicked(text) = &ended {
+        if matches!(ended, Ended::Panicked(_)) {
             self.ending.status.panics.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(actor = %self.context.pid(), panic = text, "an actor panicked");
+            self.context.shared().journal.actor_panicked(self.context.pid());
         }
         ended
     }
@@ -131,8 +129,8 @@ impl<A: Actor> Run<A> {
     /// Drops the state.
     fn bury(&mut self) {
         let dropped = catch_unwind(AssertUnwindSafe(|| drop(self.actor.take())));
-        if let Err(panic) = dropped {
-            tracing::warn!(actor = %self.context.pid(), panic = text_of(panic.as_ref()), "a state panicked when dropped");
+        if dropped.is_err() {
+            tracing::warn!(target: target::ACTOR, actor = %self.context.pid(), "the state of an actor panicked when it was dropped");
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::lock;
 use super::packets::PacketCounters;
 use crate::error::DownReason;
-use crate::id::NodeId;
+use crate::id::{NodeId, Pid};
 use crate::proto::links::LinkId;
 use crate::proto::membership::MemberEvent;
 use crate::wire::{Code, Status, Unreadable};
@@ -29,6 +29,7 @@ pub(crate) mod target {
     pub(crate) const NAME: &str = "distribute::name";
     pub(crate) const MESSAGE: &str = "distribute::message";
     pub(crate) const CALL: &str = "distribute::call";
+    pub(crate) const ACTOR: &str = "distribute::actor";
 }
 
 /// Of what others may cause as often as they like, one warning comes in so long; the rest is told at the level of debug.
@@ -54,6 +55,10 @@ pub struct Incidents {
     pub messages_refused: u64,
     /// Handlers of this node that panicked, those of casts among them.
     pub handlers_panicked: u64,
+    /// Panics of actors of this node.
+    pub actors_panicked: u64,
+    /// How often actors of this node began anew.
+    pub actors_restarted: u64,
     /// Second lives of a live name that this node refused.
     pub lives_refused: u64,
     /// Incoming links that this node refused: strangers, those that break the greeting or take too long for it, and those
@@ -78,6 +83,8 @@ pub(crate) struct Journal {
     frames_skipped: AtomicU64,
     messages_refused: AtomicU64,
     handlers_panicked: AtomicU64,
+    actors_panicked: AtomicU64,
+    actors_restarted: AtomicU64,
     lives_refused: AtomicU64,
     links_refused: AtomicU64,
     dials_failed: AtomicU64,
@@ -148,6 +155,8 @@ impl Journal {
             frames_skipped: count(&self.frames_skipped),
             messages_refused: count(&self.messages_refused),
             handlers_panicked: count(&self.handlers_panicked),
+            actors_panicked: count(&self.actors_panicked),
+            actors_restarted: count(&self.actors_restarted),
             lives_refused: count(&self.lives_refused),
             links_refused: count(&self.links_refused),
             dials_failed: count(&self.dials_failed),
@@ -270,6 +279,28 @@ impl Journal {
     pub(crate) fn handler_panicked(&self) {
         count(&self.handlers_panicked);
         tracing::warn!(target: target::CALL, "a handler panicked");
+    }
+
+    // Actors.
+
+    /// What a panic says may quote the message: whoever holds the actor is told, and the process's panic hook.
+    pub(crate) fn actor_panicked(&self, actor: &Pid) {
+        count(&self.actors_panicked);
+        tracing::warn!(target: target::ACTOR, %actor, "an actor panicked");
+    }
+
+    pub(crate) fn actor_restarts(&self, actor: &Pid, pause: Duration) {
+        count(&self.actors_restarted);
+        tracing::warn!(target: target::ACTOR, %actor, ?pause, "an actor begins anew");
+    }
+
+    /// A reason is the application's.
+    pub(crate) fn actor_ended(actor: &Pid, how: &str, is_clean: bool) {
+        if is_clean {
+            tracing::debug!(target: target::ACTOR, %actor, how, "an actor ended");
+        } else {
+            tracing::warn!(target: target::ACTOR, %actor, how, "an actor ended");
+        }
     }
 
     /// A send has to wait, the first of its session; or none waits any more.

@@ -70,6 +70,8 @@ static METRICS: &[Metric] = &[
     counter("distribute_casts_total", Unit::Count, "Casts made", |s| s.calls.casts),
     counter("distribute_casts_failed_total", Unit::Count, "Casts that came to nothing here", |s| s.calls.casts_failed),
     counter("distribute_handlers_panicked_total", Unit::Count, "Handlers that panicked", |s| s.incidents.handlers_panicked),
+    counter("distribute_actors_panicked_total", Unit::Count, "Panics of actors", |s| s.incidents.actors_panicked),
+    counter("distribute_actors_restarted_total", Unit::Count, "Restarts of actors", |s| s.incidents.actors_restarted),
     counter("distribute_sessions_begun_total", Unit::Count, "Sessions that began", |s| s.incidents.sessions_begun),
     counter("distribute_sessions_lost_total", Unit::Count, "Sessions that ended without a good-bye", |s| s.incidents.sessions_lost),
     counter("distribute_disconnects_forced_total", Unit::Count, "Sessions ended by force", |s| s.incidents.disconnects_forced),
