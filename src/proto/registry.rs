@@ -208,6 +208,11 @@ pub(crate) enum Input {
         from: NodeId,
         frame: Frame,
     },
+    /// It asks about a scope in which it takes no part.
+    Stranger {
+        from: NodeId,
+        number: u64,
+    },
     /// From now on this node may claim names, and decides on claims.
     Ready {
         is_founder: bool,
@@ -541,6 +546,7 @@ impl Registry {
             Input::Live { node } => drop(self.live.insert(node)),
             Input::Gone { node } => self.gone(&node, now),
             Input::Frame { from, frame } => self.frame(from, frame, now),
+            Input::Stranger { from, number } => self.answer(from, number, Answer::NotInScope),
             Input::Ready { is_founder } => {
                 self.is_ready = true;
                 if is_founder {

@@ -5,6 +5,7 @@
 //! times.
 
 mod books;
+mod links;
 mod run;
 
 use run::Run;
@@ -63,14 +64,13 @@ async fn a_cluster_grows_and_shrinks_under_load() {
 }
 
 /// Random requests and faults, among three to seven nodes. At each rest, what every handle was told is true on every node, and
-/// each mailbox has what was reported as delivered to it. `SEEDS=n` runs as many histories, `SEED=n` that one.
+/// each mailbox has what was reported as delivered to it. `SEEDS=n` runs as many histories, from `SEED=n` on; `SEED=n` alone that
+/// one.
 #[tokio::test(start_paused = true)]
 async fn what_nodes_are_told_is_true_whatever_happens() {
     const MOST: usize = 7;
-    let (first, many) = match (variable("SEED"), variable("SEEDS")) {
-        (Some(seed), _) => (seed, 1),
-        (None, many) => (1, many.unwrap_or(3)),
-    };
+    let (seed, seeds) = (variable("SEED"), variable("SEEDS"));
+    let (first, many) = (seed.unwrap_or(1), seeds.unwrap_or_else(|| if seed.is_some() { 1 } else { 3 }));
     let real = std::time::Instant::now();
     for seed in first..first + many {
         let mut run = Run::new(seed);
@@ -89,4 +89,39 @@ async fn what_nodes_are_told_is_true_whatever_happens() {
         run.end(0).await;
         println!("SEED={seed}: after {:?}", real.elapsed());
     }
+}
+
+/// Nine nodes: two sides and one alone, each of which goes on; while they find each other again, one says good-bye, one is
+/// killed, two are new and one begins another life. In the end there is one membership, and one table of names.
+#[tokio::test(start_paused = true)]
+async fn nine_nodes_under_everything_end_as_one_cluster() {
+    let real = std::time::Instant::now();
+    let mut run = Run::new(variable("SEED").unwrap_or(146));
+    for host in 1..=9 {
+        run.start(host).await;
+    }
+    run.rest().await;
+    run.busy(secs(2)).await;
+    run.cut(&[1, 2, 3, 4], &[5, 6, 7, 8, 9]);
+    run.cut(&[5, 6, 7, 8], &[9]);
+    run.busy(secs(2)).await;
+    run.kill(4);
+    // By now each side takes the others for dead.
+    run.pause(secs(30)).await;
+    run.busy(secs(3)).await;
+    run.heal();
+    run.busy(millis(200)).await;
+    run.stop(2);
+    run.kill(7);
+    run.start(10).await;
+    run.busy(millis(500)).await;
+    run.start(4).await;
+    run.start(11).await;
+    run.busy(secs(5)).await;
+    run.rest().await;
+    assert_eq!(run.hosts(), [1, 3, 4, 5, 6, 8, 9, 10, 11]);
+    let lost: u64 = run.lives.values().map(|life| life.node.registry().counters().lost).sum();
+    assert!(lost > 0, "SEED={}: the sides gave no name twice", run.seed);
+    run.end(0).await;
+    println!("{lost} names were lost to an older claim; it took {:?}", real.elapsed());
 }

@@ -3,6 +3,7 @@
 //! In each test nodes A and B are a good pair that never stops talking. The attacker speaks raw frames. What it does may
 //! end its own session; it never reaches a mailbox, a handler, or the pair.
 
+mod authority;
 #[allow(dead_code, reason = "other tests use other parts of it")]
 #[path = "../../../tests/it/captured.rs"]
 mod captured;

@@ -15,7 +15,7 @@ use crate::proto::registry::{
 use crate::proto::replication::{self, Cause, Change, Replication};
 use crate::wire::services::monitor::Gone;
 use crate::wire::services::replication::{Ended, Joined, Key, State};
-use crate::wire::services::{Service, Text};
+use crate::wire::services::{self as wire, Service, Text};
 
 /// What the services of a node are made of.
 #[derive(Clone, Debug)]
@@ -380,7 +380,7 @@ impl Services {
                 Service::Replication(frame) => {
                     self.replication.handle(replication::Input::Frame { from, frame }, now);
                 }
-                Service::Registry(frame) => self.registry.handle(registry::Input::Frame { from, frame }, now),
+                Service::Registry(frame) => self.claim_frame(from, frame, now),
                 Service::Monitor(frame) => self.monitors.handle(monitor::Input::Frame { from, frame }, now),
                 Service::Ready => self.founding.handle(founding::Input::PeerReady { peer: from }, now),
             },
@@ -406,6 +406,19 @@ impl Services {
             Input::Withdraw => self.withdraw(now),
         }
         self.settle(now);
+    }
+
+    /// Only those who take part in a scope have a say in its names. Which scopes these are is the first that a peer says.
+    fn claim_frame(&mut self, from: NodeId, frame: wire::Registry, now: Instant) {
+        let input = match frame {
+            wire::Registry::Request { number, request, .. }
+                if self.replication.shares(&from, request.scope()) != Some(true) =>
+            {
+                registry::Input::Stranger { from, number }
+            }
+            frame => registry::Input::Frame { from, frame },
+        };
+        self.registry.handle(input, now);
     }
 
     fn session_down(&mut self, peer: NodeId, reason: DownReason, now: Instant) {

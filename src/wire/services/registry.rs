@@ -160,6 +160,20 @@ pub(crate) struct Pending {
     pub(crate) stamp: u64,
 }
 
+impl Request {
+    pub(crate) fn scope(&self) -> &Text {
+        match self {
+            Self::Claim { scope, .. }
+            | Self::Vote { scope, .. }
+            | Self::Confirm { scope, .. }
+            | Self::Contend { scope, .. }
+            | Self::Release { scope, .. }
+            | Self::Update { scope, .. }
+            | Self::Hold { scope } => scope,
+        }
+    }
+}
+
 const REQUEST: u8 = 0x90;
 const ANSWER: u8 = 0x91;
 const WITHDRAW: u8 = 0x92;

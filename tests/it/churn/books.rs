@@ -94,8 +94,8 @@ impl Books {
                 assert!(last.is_none_or(|last| last < number), "{pid} got {number} of {from} after {last:?}");
                 self.heard.insert((from, pid.clone(), number));
             }
-            // Its node says good-bye, and its watches are over.
-            Event::Notice(_, Fate::Disconnected) if !self.open.contains(pid) => {}
+            // Its node says good-bye, and nobody keeps account of its watches any more.
+            Event::Notice(..) if !self.open.contains(pid) => {}
             Event::Notice(id, fate) => {
                 let watch = self.watches.get_mut(&id).unwrap_or_else(|| panic!("{pid} is told {fate:?} unasked"));
                 assert_eq!((&watch.by, watch.told), (pid, None), "one notice, {fate:?}: {watch:?}");
@@ -150,7 +150,8 @@ impl Books {
         for ((name, pid), registration) in &self.holders {
             let has_it = names.iter().any(|entry| *entry.name == **name && entry.owner == *pid);
             if !has_it && pin!(registration.lost()).poll(&mut context).is_pending() {
-                return Err(format!("{pid} was told that it has {name}, and not that it lost it"));
+                let shown = names.iter().find(|entry| *entry.name == **name);
+                return Err(format!("{pid} was told that it has {name}, and not that it lost it to {shown:?}"));
             }
         }
         Ok(())
@@ -168,7 +169,7 @@ impl Books {
             let is_right = match watch.told {
                 None => lives,
                 Some(Fate::Closed | Fate::NoSuchMailbox) => !lives,
-                Some(Fate::Disconnected) => !watch.until_dead && !(is_calm && runs),
+                Some(Fate::Disconnected) => !(watch.until_dead || is_calm && runs),
                 Some(Fate::NodeDown) => !(is_calm && runs),
                 Some(Fate::NodeLeft | Fate::Superseded) => !runs,
                 Some(_) => false,

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
+use distribute::sim::Conditions;
 use distribute::{
     Address, Bytes, CallError, Config, Group, Groups, Mailbox, Method, Monitored, Name, Node, NodeId, NodeName, Pid,
     RegisterError, Registration, ReplaceError, SendError, StartError, UnregisterError, UpdateError,
@@ -15,7 +16,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 
 use super::books::{Books, Event, Letter, Said, Watch};
-use crate::common::{World, ip, millis, secs};
+use crate::common::{World, ip, lossy, millis, secs};
 
 const NAMES: [&str; 8] = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"];
 const GROUPS: [&str; 3] = ["red", "green", "blue"];
@@ -119,18 +120,18 @@ enum Answer {
 pub(super) struct Run {
     pub(super) seed: u64,
     pub(super) rng: fastrand::Rng,
-    pub(super) world: World,
+    world: World,
     pub(super) lives: BTreeMap<u8, Life>,
     /// How a node is set up.
-    pub(super) config: Config,
-    pub(super) books: Books,
+    config: Config,
+    books: Books,
     /// Those who say good-bye, and have done so when their task has ended.
     leaving: Vec<(Life, JoinHandle<()>)>,
     /// Hosts whose node was killed: they are cut off, so that its last words reach nobody.
     killed: BTreeSet<u8>,
     frozen: BTreeSet<u8>,
-    pub(super) is_cut: bool,
-    /// Nothing was cut or frozen since the last rest.
+    is_cut: bool,
+    /// Nothing was cut, lost or frozen since the last rest.
     is_calm: bool,
     requests: JoinSet<Answer>,
     said: Arc<Mutex<Vec<Letter>>>,
@@ -264,6 +265,20 @@ impl Run {
         self.count("cut");
     }
 
+    /// One no longer hears the other.
+    fn deafen(&mut self, from: u8, to: u8) {
+        self.world.fabric.cut_one_way(ip(from), ip(to));
+        (self.is_cut, self.is_calm) = (true, false);
+        self.count("cut one way");
+    }
+
+    /// Packets are lost, overtake each other and come twice.
+    fn lose(&mut self) {
+        self.world.fabric.conditions(lossy());
+        (self.is_cut, self.is_calm) = (true, false);
+        self.count("lose");
+    }
+
     pub(super) fn freeze(&mut self, host: u8) {
         self.world.fabric.freeze(ip(host));
         self.frozen.insert(host);
@@ -271,8 +286,9 @@ impl Run {
         self.count("freeze");
     }
 
-    /// Ends all cuts and freezes.
+    /// Ends all cuts, losses and freezes.
     pub(super) fn heal(&mut self) {
+        self.world.fabric.conditions(Conditions::default());
         self.world.fabric.heal_all();
         for host in &self.killed {
             self.isolate(*host, true);
@@ -328,11 +344,13 @@ impl Run {
             }
             80..95 if !self.is_cut && hosts.len() > 1 => {
                 let other = self.pick(&hosts.into_iter().filter(|other| *other != host).collect::<Vec<_>>());
-                self.cut(&[host], &[other.expect("there are two")]);
+                let other = other.expect("there are two");
+                if self.rng.bool() { self.cut(&[host], &[other]) } else { self.deafen(host, other) }
             }
-            95..110 => self.heal(),
-            110..125 if self.frozen.is_empty() => self.freeze(host),
-            125..150 => {
+            95..105 if !self.is_cut => self.lose(),
+            105..120 => self.heal(),
+            120..135 if self.frozen.is_empty() => self.freeze(host),
+            135..160 => {
                 let time = self.rng.u64(2..30);
                 self.pause(secs(time)).await;
             }
@@ -504,7 +522,7 @@ impl Run {
         self.count(what);
     }
 
-    fn order(&mut self, host: u8, order: Order) {
+    fn order(&self, host: u8, order: Order) {
         // A node that waits for another is not given ever more to say.
         if self.unsaid.load(Ordering::Relaxed) < 200 {
             let unsaid = Unsaid::new(&self.unsaid);
@@ -656,13 +674,15 @@ impl Run {
             self.pause(millis(100)).await;
         }
         assert_eq!(self.books.taking.len(), 0, "SEED={}", self.seed);
-        let began = Instant::now();
-        loop {
-            self.pause(millis(250)).await;
-            match self.check() {
-                Ok(()) => break,
-                Err(why) => assert!(began.elapsed() < SETTLED, "SEED={}: {why}", self.seed),
+        let (began, mut is_long) = (Instant::now(), false);
+        while let Err(why) = self.check() {
+            let waited = began.elapsed();
+            assert!(waited < SETTLED, "SEED={}: {why}", self.seed);
+            if !is_long && waited > SETTLED / 5 {
+                println!("SEED={}: after {waited:?} still: {why}", self.seed);
+                is_long = true;
             }
+            self.pause(millis(250)).await;
         }
         // And so it stays.
         self.pause(secs(3)).await;
