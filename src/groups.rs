@@ -16,7 +16,7 @@ use crate::driver::Shared;
 use crate::driver::groups::{GroupEvent, GroupMember, Member, NotJoined, View};
 use crate::driver::subscriber::Subscriber;
 use crate::error::{JoinError, LeaveError, ScopeError};
-use crate::id::NodeId;
+use crate::id::{NodeId, Pid};
 use crate::key::{Key, KeyError};
 use crate::message::{Message, schema};
 use crate::messaging::{Address, Mailbox};
@@ -160,14 +160,16 @@ impl Groups {
         })
     }
 
-    /// Takes back one join. The mailbox is a member until it has left as often as it joined. Returns at once.
+    /// Takes back one join of a mailbox of this node, which may be in the hands of another task: an address of it will do,
+    /// or its [`Pid`]. It is a member until it has left as often as it joined. Returns at once.
     ///
     /// # Errors
     /// [`LeaveError::NotJoined`] when it is no member.
-    pub fn leave<M: Message>(&self, group: Group<M>, mailbox: &Mailbox<M>) -> Result<(), LeaveError> {
+    pub fn leave<M>(&self, group: Group<M>, member: impl Into<Pid>) -> Result<(), LeaveError> {
+        let pid = member.into();
         let is_member =
-            mailbox.is_of(&self.shared) && self.shared.leave_group(&self.scope, group.name(), mailbox.pid().serial());
-        if is_member { Ok(()) } else { Err(LeaveError::NotJoined(mailbox.pid())) }
+            self.shared.is_own(pid.node()) && self.shared.leave_group(&self.scope, group.name(), pid.serial());
+        if is_member { Ok(()) } else { Err(LeaveError::NotJoined(pid)) }
     }
 
     /// Returns the members, each once, in the order of their nodes and mailboxes, which is the same on all nodes.

@@ -230,6 +230,14 @@ impl TryFrom<String> for NodeName {
     }
 }
 
+impl TryFrom<&String> for NodeName {
+    type Error = NameError;
+
+    fn try_from(text: &String) -> Result<Self, NameError> {
+        Self::parse(text)
+    }
+}
+
 impl TryFrom<&Self> for NodeName {
     type Error = NameError;
 
@@ -303,6 +311,22 @@ impl TryFrom<&str> for ClusterName {
     type Error = NameError;
 
     fn try_from(text: &str) -> Result<Self, NameError> {
+        Self::parse(text)
+    }
+}
+
+impl TryFrom<String> for ClusterName {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, NameError> {
+        Self::parse(&text)
+    }
+}
+
+impl TryFrom<&String> for ClusterName {
+    type Error = NameError;
+
+    fn try_from(text: &String) -> Result<Self, NameError> {
         Self::parse(text)
     }
 }
@@ -437,6 +461,20 @@ mod tests {
     fn check(text: &str, expect: Result<&str, NameError>) {
         let got = NodeName::parse(text);
         assert_eq!(got.as_ref().map(NodeName::as_str), expect.as_ref().map(|s| *s), "{text:?}");
+    }
+
+    /// As from the command line or a file: nobody has to know how the text is owned.
+    #[test]
+    fn a_text_is_a_name_however_it_is_owned() {
+        let (node, cluster) = ("a@h:1".to_owned(), "c".to_owned());
+        let nodes = [NodeName::try_from(&*node), NodeName::try_from(&node), NodeName::try_from(node.clone())];
+        assert!(nodes.iter().all(|name| name.as_ref().is_ok_and(|name| name.as_str() == node)), "{nodes:?}");
+        let clusters =
+            [ClusterName::try_from(&*cluster), ClusterName::try_from(&cluster), ClusterName::try_from(cluster.clone())];
+        assert!(
+            clusters.iter().all(|name| name.as_ref().is_ok_and(|name| name.to_string() == cluster)),
+            "{clusters:?}"
+        );
     }
 
     #[test]

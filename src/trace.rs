@@ -43,7 +43,8 @@ use std::str::FromStr;
 /// // In: from an HTTP request that came.
 /// let headers = HashMap::from([("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")]);
 /// let trace = headers.get("traceparent").and_then(|header| header.parse::<Trace>().ok());
-/// let call = node.rpc().call(node.name(), PRICE, 21);
+/// let rpc = node.rpc();
+/// let call = rpc.call(node.name(), PRICE, 21);
 /// let price = match trace {
 ///     Some(trace) => call.trace(trace).await?,
 ///     None => call.await?,

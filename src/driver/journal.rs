@@ -27,9 +27,9 @@ pub(crate) mod target {
     pub(crate) const CONFLICT: &str = "distribute::conflict";
     pub(crate) const MEMBER: &str = "distribute::member";
     pub(crate) const NAME: &str = "distribute::name";
+    pub(crate) const ACTOR: &str = "distribute::actor";
     pub(crate) const MESSAGE: &str = "distribute::message";
     pub(crate) const CALL: &str = "distribute::call";
-    pub(crate) const ACTOR: &str = "distribute::actor";
 }
 
 /// Of what others may cause as often as they like, one warning comes in so long; the rest is told at the level of debug.

@@ -693,7 +693,7 @@ impl Node {
                 self.node.handle(Input::Want { peer, urgent }, now());
             }
             Command::Disconnect { peer } => {
-                if self.shared.session(&peer).is_some() {
+                if self.shared.session(&peer).is_some_and(|session| !session.is_closing()) {
                     self.shared.journal.disconnects(&peer, By::User);
                 }
                 self.node.handle(Input::Disconnect { peer: peer.clone() }, now());

@@ -535,6 +535,11 @@ impl Session {
         self.exchange.open() + self.sends_waiting.load(Ordering::Acquire) + self.watches.load(Ordering::Acquire)
     }
 
+    /// Whether it ends, or has ended: it takes nothing more.
+    pub(super) fn is_closing(&self) -> bool {
+        lock(&self.out).closing
+    }
+
     pub(crate) fn is_ended(&self) -> bool {
         lock(&self.out).ended.is_some()
     }

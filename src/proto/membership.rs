@@ -437,6 +437,7 @@ impl Membership {
         slots.filter_map(|slot| self.table.get(slot)).map(|record| record.identity.id.clone()).collect()
     }
 
+    #[cfg(any(test, feature = "pieces"))]
     pub(crate) fn id(&self) -> &NodeId {
         &self.id
     }
@@ -452,6 +453,7 @@ impl Membership {
     }
 
     /// How many live, this node included.
+    #[cfg(any(test, feature = "pieces"))]
     pub(crate) fn live(&self) -> usize {
         self.table.live()
     }

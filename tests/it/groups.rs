@@ -111,6 +111,24 @@ async fn a_mailbox_is_a_member_until_it_has_left_as_often_as_it_joined() {
     assert_eq!(groups.leave(OTHERS, &member), Err(LeaveError::NotJoined(member.pid())));
 }
 
+/// A task that reads a mailbox has it to itself, and whoever has its address takes it out of the group.
+#[tokio::test(start_paused = true)]
+async fn a_member_that_another_task_reads_leaves_by_its_address() {
+    let (a, b) = World::new(1).pair().await;
+    let mut member = a.mailbox();
+    a.groups().join(NUMBERS, &member).unwrap();
+    let address = member.address();
+    let reading = tokio::spawn(async move { (member.recv().await, member.recv().await) });
+    assert_eq!(a.groups().broadcast(NUMBERS, &7).await.unwrap().len(), 1);
+    let elsewhere = b.groups().leave(NUMBERS, &address);
+    assert_eq!(elsewhere, Err(LeaveError::NotJoined(address.pid().clone())), "its own node alone takes it out");
+    a.groups().leave(NUMBERS, &address).unwrap();
+    assert_eq!(a.groups().broadcast(NUMBERS, &8).await.unwrap().len(), 0);
+    address.send(9).await.unwrap();
+    assert_eq!(reading.await.unwrap(), (Some(7), Some(9)), "the mailbox is open");
+    assert_eq!(a.groups().leave(NUMBERS, address.pid()), Err(LeaveError::NotJoined(address.pid().clone())));
+}
+
 /// A mailbox of another node, and a scope that is not taken part in, are errors, and nothing has changed.
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_joined_says_why() {

@@ -21,4 +21,5 @@ mod monitors;
 mod observe;
 mod processes;
 mod registry;
+mod stats;
 mod tidy;

@@ -164,6 +164,43 @@ fn the_rules_bite() {
     assert_eq!(rule("id.rs", &words.join("\n")), fine);
 }
 
+/// Every example is run by `.ci/run`, and explained in the README beside it.
+#[test]
+fn every_example_is_run_and_explained() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| fs::read_to_string(root.join(path)).unwrap();
+    let entries = fs::read_dir(root.join("examples")).unwrap();
+    let mut examples: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    examples.retain(|name| !matches!(name.as_str(), "README.md" | "common"));
+    assert!(examples.contains(&"node.rs".to_owned()) && examples.contains(&"two_nodes".to_owned()), "{examples:?}");
+    assert_eq!(unnamed(&examples, &read("examples/README.md"), &read(".ci/run")), [""; 0]);
+
+    let found =
+        unnamed(&["one.rs".into(), "two.sh".into(), "three".into()], "`one`(one.rs), three", "example one\n# three");
+    assert_eq!(
+        found,
+        [
+            "two.sh is not explained in examples/README.md",
+            "two.sh is not run by .ci/run",
+            "three is not run by .ci/run"
+        ]
+    );
+}
+
+fn unnamed(examples: &[String], explained: &str, run: &str) -> Vec<String> {
+    let code: String =
+        run.lines().filter(|line| !line.starts_with('#')).fold(String::new(), |code, line| code + line + "\n");
+    let names =
+        |text: &str, name: &str| text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name);
+    let complaints = examples.iter().flat_map(|example| {
+        let name = example.split('.').next().unwrap_or_default();
+        let explained = (!names(explained, name)).then(|| format!("{example} is not explained in examples/README.md"));
+        let run = (!names(&code, name)).then(|| format!("{example} is not run by .ci/run"));
+        explained.into_iter().chain(run)
+    });
+    complaints.collect()
+}
+
 /// What `lib.rs` says: where the names come from that it hands out, so that `crate::Node` means `crate::node::Node`.
 struct Facade {
     origin: BTreeMap<String, Vec<String>>,

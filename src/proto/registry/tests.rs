@@ -38,6 +38,8 @@ struct Alone {
     done: Vec<(RequestId, Result<Granted, Refusal>)>,
     /// Its mailboxes that were told that they have a name no more.
     over: Vec<(Text, u64)>,
+    /// Why what is to be seen of a name has changed, as it was told last.
+    reason: Option<NameReason>,
 }
 
 impl Alone {
@@ -56,8 +58,15 @@ impl Alone {
             is_client: false,
         };
         let registry = Registry::new(node("a"), &["".into()], params, 1);
-        let mut this =
-            Self { registry, now: Instant::now(), version: 0, number: 0, done: Vec::new(), over: Vec::new() };
+        let mut this = Self {
+            registry,
+            now: Instant::now(),
+            version: 0,
+            number: 0,
+            done: Vec::new(),
+            over: Vec::new(),
+            reason: None,
+        };
         for name in ["a", "b", "c", "d", "e"] {
             this.tell(Input::Live { node: node(name) });
             if name != "a" {
@@ -89,6 +98,7 @@ impl Alone {
                 }
                 Output::Done { id, outcome } => self.done.push((id, outcome)),
                 Output::Over { name, serial, .. } => self.over.push((name, serial)),
+                Output::Named { reason, .. } => self.reason = Some(reason),
                 _ => {}
             }
         }
@@ -446,6 +456,21 @@ fn a_claim_that_is_not_to_be_seen_is_told_that_it_is_over() {
     assert!(matches!(a.answer("e", release), Some(Answer::Released { .. })));
     assert_eq!(a.over, [(name, 1)]);
     assert_eq!(a.registry.shown(&scope, &"x".into()), Some(pid("d", 7)));
+}
+
+/// A claim that was granted after a release takes the place of what was released, and is a rival of what its owner has
+/// claimed since: that is a conflict, and who loses it is told so.
+#[test]
+fn what_was_claimed_since_the_release_is_not_replaced_by_what_follows_it() {
+    for (version, reason) in [(2, NameReason::Conflict), (3, NameReason::Replaced), (4, NameReason::Replaced)] {
+        let mut a = Alone::new();
+        a.changed("x", "d", 1, bound(1, 10, None));
+        a.changed("x", "d", 2, State::Gone(Ended::Closed));
+        a.changed("x", "d", 3, bound(2, 30, None));
+        a.changed("x", "e", 1, bound(7, 20, Some(After { owner: node("d"), version })));
+        assert_eq!(a.registry.shown(&"".into(), &"x".into()), Some(pid("e", 7)));
+        assert_eq!(a.reason, Some(reason), "after version {version}");
+    }
 }
 
 /// An answer that is none is like silence: the next arbiter is asked.

@@ -332,8 +332,10 @@ impl Registry {
             }
             (Some(was), Some(is)) => {
                 let is_rival = entry.of(&was.owner).is_some();
-                let follows = bound.as_ref().and_then(|bound| bound.binding.after.as_ref());
-                if was.owner == is.owner || follows.is_some_and(|after| after.owner == was.owner) {
+                let after = bound.as_ref().and_then(|bound| bound.binding.after.as_ref());
+                // A claim may follow a release of that node and yet be a rival of what the node has claimed since.
+                let follows = after.is_some_and(|after| after.owner == was.owner && after.version >= was.version);
+                if was.owner == is.owner || follows {
                     NameReason::Replaced
                 } else if is_rival || reason == NameReason::Conflict {
                     NameReason::Conflict
