@@ -50,6 +50,9 @@ pub struct Config {
     pub link_lost_after: Duration,
     /// How long an old life of a name may take to answer before a newcomer of that name replaces it. Default 1 s.
     pub conflict_check: Duration,
+    /// How often the certificates behind all links are looked at again, against the clock and what is trusted by then; each
+    /// change of the trust does so at once. Default 1 h: so long may a link outlive the certificate of its peer.
+    pub trust_recheck: Duration,
     /// How long `shutdown` waits for running handlers and for what was accepted to be flushed. Default 5 s.
     pub shutdown_timeout: Duration,
     /// Sessions at one time. Default 1024. Beyond it the session that has been without a link for longest is ended; where
@@ -296,6 +299,7 @@ impl Default for Config {
             keep_alive: Duration::from_secs(20),
             link_lost_after: Duration::from_secs(10),
             conflict_check: Duration::from_secs(1),
+            trust_recheck: Duration::from_secs(60 * 60),
             shutdown_timeout: Duration::from_secs(5),
             peers_max: 1024,
             peers_remembered: 4096,
@@ -464,6 +468,7 @@ impl Config {
             (self.link_lost_after, "link_lost_after"),
             (self.keep_alive, "keep_alive"),
             (self.conflict_check, "conflict_check"),
+            (self.trust_recheck, "trust_recheck"),
             (self.shutdown_timeout, "shutdown_timeout"),
             (self.call_timeout, "call_timeout"),
             (self.probe_interval, "probe_interval"),
@@ -503,6 +508,7 @@ impl Config {
         check(!self.keep_alive.is_zero(), "keep_alive", some_time)?;
         check(self.quic_idle_timeout > self.keep_alive, "quic_idle_timeout", "must be above keep_alive")?;
         check(!self.conflict_check.is_zero(), "conflict_check", some_time)?;
+        check(self.trust_recheck >= Duration::from_secs(1), "trust_recheck", "must be at least 1 s")?;
         check(self.peers_max > 0, "peers_max", "must be above zero")?;
         check(self.peers_remembered >= self.peers_max, "peers_remembered", "must not be below peers_max")?;
         check(self.handshakes_max > 0, "handshakes_max", "must be above zero")?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::config::ConfigError;
 use crate::id::{NameError, NodeId, NodeName, Pid};
-use crate::identity::{AuthError, CookieError};
+use crate::identity::{AuthError, CookieError, IdentityError};
 use crate::key::KeyError;
 
 /// Whether what failed may have happened all the same.
@@ -32,6 +32,10 @@ pub enum Error {
     Key(#[from] KeyError),
     #[error(transparent)]
     Cookie(#[from] CookieError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
@@ -123,6 +127,8 @@ impl Error {
             Self::Name(_)
             | Self::Key(_)
             | Self::Cookie(_)
+            | Self::Identity(_)
+            | Self::Trust(_)
             | Self::Config(_)
             | Self::Start(_)
             | Self::Recv(_)
@@ -164,9 +170,17 @@ pub enum StartError {
         /// Those allowed.
         max: usize,
     },
-    /// The builder was given no cookie.
-    #[error("a node needs a cookie")]
-    NoCookie,
+    /// The builder was given neither a cookie nor another identity.
+    #[error("a node needs a cookie, or another identity")]
+    NoIdentity,
+    /// The list of allowed nodes is longer than [`ALLOWED_MAX`](crate::ALLOWED_MAX).
+    #[error("the list of allowed nodes has {count} entries, at most {max} are allowed")]
+    TooManyAllowed {
+        /// Those given.
+        count: usize,
+        /// Those allowed.
+        max: usize,
+    },
     /// A setting cannot work.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -181,9 +195,52 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The identity could not be made.
-    #[error("cannot make the node's TLS identity: {0}")]
-    Identity(String),
+    /// The node's identity cannot be used; the source says which part, and why.
+    #[error("cannot use the node's identity")]
+    Identity(#[from] IdentityError),
+}
+
+/// Why the trust of a node was not changed. Nothing was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrustError {
+    /// The cookie is not among those that the node accepts. Accept it first, on all nodes.
+    #[error("the node does not accept this cookie")]
+    NotAccepted,
+    /// The cookie is the one that the node presents. Present another one first.
+    #[error("the node presents this cookie")]
+    Presented,
+    /// The node accepts as many cookies as it may. Forget one of them.
+    #[error("the node accepts {max} cookies already, which is all that it may")]
+    TooManyCookies {
+        /// Those allowed.
+        max: usize,
+    },
+    /// The node was started without a cookie, and all nodes of a cluster prove their membership alike.
+    #[error("this node has no cookies: it was started with certificates alone")]
+    NoCookies,
+    /// The node was started without certificates of a PKI, and all nodes of a cluster prove their membership alike.
+    #[error("this node has no certificates to reload: it was started with a cookie alone")]
+    NoCertificates,
+    /// A list is too long.
+    #[error("the list has more than {max} entries")]
+    TooMany {
+        /// Those allowed.
+        max: usize,
+    },
+    /// The certificates cannot be used; the source says which, and why.
+    #[error("cannot use the certificates")]
+    Identity(#[from] IdentityError),
+    /// The node has shut down.
+    #[error("this node has shut down")]
+    Shutdown,
+}
+
+impl TrustError {
+    /// Returns [`Effect::NotDone`].
+    pub fn effect(&self) -> Effect {
+        Effect::NotDone
+    }
 }
 
 /// Why there is no link to a node. Nothing was sent: the effect is always [`Effect::NotDone`].
@@ -223,9 +280,6 @@ pub enum ConnectError {
     /// The peer broke the protocol, or says that this node did.
     #[error("protocol error")]
     Protocol,
-    /// The two nodes prove their membership in different ways.
-    #[error("one node uses a cookie, the other a PKI")]
-    ModeMismatch,
     /// The link broke before it was up.
     #[error("the link broke while it was set up")]
     Broken,
@@ -289,6 +343,9 @@ pub enum DownReason {
     Overloaded,
     /// This node goes on as another incarnation of its name.
     Renewed,
+    /// One of the two trusts the other no longer: its cookie was forgotten, its certificate has expired, was revoked or
+    /// blocked, or it was taken off the list of those that are allowed.
+    TrustChanged,
     /// This node shut down.
     Shutdown,
 }

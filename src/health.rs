@@ -1,7 +1,7 @@
 //! How well a node and its cluster are, for probes, dashboards and people.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::cluster::Cluster;
 use crate::config::LONGEST;
 use crate::driver::members::{Condition, PeerVitals};
+use crate::driver::trust::expires_soon;
 use crate::driver::{Command, Shared};
 use crate::error::PingError;
 use crate::id::NodeId;
@@ -84,6 +85,11 @@ pub enum HealthReason {
         /// The score; 0 is good.
         score: u32,
     },
+    /// This node's certificate expires within 14 days, or has expired: see [`Trust`](crate::Trust).
+    CertificateExpires {
+        /// The last moment of its validity.
+        at: SystemTime,
+    },
 }
 
 /// For so long a death is a reason not to be healthy.
@@ -103,7 +109,9 @@ impl Health {
     /// `Degraded`.
     pub fn status(&self) -> HealthStatus {
         let members = &self.shared.members;
-        judge(members.condition(OF_LATE), members.score(), self.shared.config.health_score_max)
+        let tls = &self.shared.tls;
+        let expires = tls.not_after().filter(|_| expires_soon(tls));
+        judge(members.condition(OF_LATE), members.score(), self.shared.config.health_score_max, expires)
     }
 
     /// Returns whether more than half of so many members live, this node included and those counted who are suspected.
@@ -219,7 +227,7 @@ impl PeerHealth {
     }
 }
 
-fn judge(condition: Condition, score: u32, score_max: u32) -> HealthStatus {
+fn judge(condition: Condition, score: u32, score_max: u32, expires: Option<SystemTime>) -> HealthStatus {
     let Condition { live, suspected, died } = condition;
     let reasons = [
         (live == 0).then_some(HealthReason::Gone),
@@ -227,6 +235,7 @@ fn judge(condition: Condition, score: u32, score_max: u32) -> HealthStatus {
         (!suspected.is_empty()).then_some(HealthReason::Suspected(suspected)),
         (!died.is_empty()).then_some(HealthReason::Died(died)),
         (score > 0 && score >= score_max.div_ceil(2)).then_some(HealthReason::Unwell { score }),
+        expires.map(|at| HealthReason::CertificateExpires { at }),
     ];
     let reasons: Vec<_> = reasons.into_iter().flatten().collect();
     match live {
@@ -262,7 +271,7 @@ mod tests {
         let [a, b] = ["a@h", "b@h"].map(|name| NodeId::new(name.parse().unwrap(), 1));
         let of = |live, suspected: &[&NodeId], died: &[&NodeId], score| {
             let ids = |ids: &[&NodeId]| ids.iter().copied().cloned().collect();
-            judge(Condition { live, suspected: ids(suspected), died: ids(died) }, score, 7)
+            judge(Condition { live, suspected: ids(suspected), died: ids(died) }, score, 7, None)
         };
         assert_eq!(of(2, &[], &[], 0), HealthStatus::Healthy);
         assert_eq!(of(2, &[], &[], 3), HealthStatus::Healthy, "below half of 7");
@@ -272,8 +281,11 @@ mod tests {
         let alone = HealthStatus::Isolated(vec![HealthReason::Alone, HealthReason::Died(vec![a.clone()])]);
         assert_eq!(of(1, &[], &[&a], 0), alone);
         assert_eq!(of(0, &[], &[], 0), HealthStatus::Isolated(vec![HealthReason::Gone]));
+        let (at, two) = (SystemTime::UNIX_EPOCH, Condition { live: 2, ..Condition::default() });
+        let expires = vec![HealthReason::CertificateExpires { at }];
+        assert_eq!(judge(two, 0, 7, Some(at)), HealthStatus::Degraded(expires));
         assert!(
-            judge(Condition { live: 2, ..Condition::default() }, 0, 0).is_healthy(),
+            judge(Condition { live: 2, ..Condition::default() }, 0, 0, None).is_healthy(),
             "a score that is switched off"
         );
     }

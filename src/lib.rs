@@ -69,6 +69,10 @@
 //! mailbox or a node is gone, and why. A node has the names and groups of its cluster when it is [ready](Node::ready). What
 //! happens to names in a partition, and whose claim stands after it, is told at [`Registry`].
 //!
+//! # Who is a member
+//! Whoever shows the [`Cookie`] of the cluster, or a certificate of its PKI, or both: [`Identity`]. Both ends of each link
+//! prove it before anything else is read. [`Node::trust`] changes cookies, certificates and lists while the node runs.
+//!
 //! # Actors
 //! [`Node::actor`] runs a state and its handler in a task of their own, one message at a time: with a name that it has
 //! before it begins, restarts after a panic, and an end that is told with its reason. [`Node::pool`] runs many in a group. A
@@ -97,7 +101,7 @@
 //!
 //! | level | for whom |
 //! |---|---|
-//! | error | a person is needed: this node gives way to another life of its name |
+//! | error | a person is needed: this node gives way to another life of its name, or its certificate has expired |
 //! | warn | something was lost, refused, or decided against somebody |
 //! | info | the life of the node, and its sessions |
 //! | debug | whoever asks why |
@@ -114,7 +118,7 @@
 //! | `distribute::session` | `session up` | info | `peer` |
 //! | `distribute::session` | `session ended`: by a good-bye, a disconnect or this node's end | info | `peer`, `reason` |
 //! | `distribute::session` | `session lost`: for any other reason | warn | `peer`, `reason` |
-//! | `distribute::session` | `forced disconnect`: by this node | warn | `peer`, `by` |
+//! | `distribute::session` | `forced disconnect`: by this node | warn | `peer`, `by`; and `why` if it is no longer trusted |
 //! | `distribute::protocol` | `rejected a frame`: and closed the link | warn | `peer`, `link`, `fault` |
 //! | `distribute::link` | `refused a link`: of a stranger, or for want of room | warn* | `address`, `reason` |
 //! | `distribute::link` | `not connected`: a dial failed | debug | `peer`, `error` |
@@ -131,6 +135,9 @@
 //! | `distribute::actor` | `an actor panicked` | warn | `actor` |
 //! | `distribute::actor` | `an actor begins anew`: after that pause | warn | `actor`, `pause` |
 //! | `distribute::actor` | `an actor ended`: by itself, or because it was asked to | warn, or debug if stopped | `actor`, `how` |
+//! | `distribute::trust` | `trust changed` | info | `node`, `what` |
+//! | `distribute::trust` | `this node's certificate is about to expire`: 14, 3 and 1 days before | warn | `hours_left` |
+//! | `distribute::trust` | `this node's certificate has expired` | error | |
 //!
 //! \* Others may cause these as often as they like. So one a second of each is a warning, and the rest are told at the
 //! level of debug.
@@ -169,6 +176,7 @@ mod node;
 mod registry;
 mod rpc;
 mod stats;
+mod trust;
 
 mod driver;
 mod proto;
@@ -205,12 +213,13 @@ pub use crate::driver::journal::Incidents;
 pub use crate::driver::mailboxes::RefusedMessage;
 pub use crate::driver::members::MembershipEvent;
 pub use crate::driver::names::{NameChange, NameEntry, NameEvent, RegistryCounters};
+pub use crate::driver::trust::Changed;
 pub use crate::envelope::{Envelope, EnvelopeError};
 pub use crate::error::{
     AskError, BroadcastError, CallError, CastError, ConnectError, DownReason, Effect, Error, JoinError, LeaveError,
     LookupError, MetadataError, NamedSendError, PingError, PublishError, ReadyError, RecvError, RegisterError,
-    ReplaceError, ScopeError, SendError, ServeError, SinkError, SpawnError, StartError, UnregisterError, UpdateError,
-    WaitError,
+    ReplaceError, ScopeError, SendError, ServeError, SinkError, SpawnError, StartError, TrustError, UnregisterError,
+    UpdateError, WaitError,
 };
 pub use crate::gossip::{FACT_MAX, Fact, Facts, Gossip, TOPIC_MAX, Topic};
 pub use crate::groups::{Broadcast, Gather, Gathered, Group, GroupEvents, Groups, Outcome, Pick, Report};
@@ -218,7 +227,10 @@ pub use crate::health::{Checked, Health, HealthReason, HealthStatus, PeerHealth}
 pub use crate::id::{
     CLUSTER_NAME_MAX, ClusterName, DEFAULT_PORT, HostName, NODE_NAME_MAX, NameError, NodeId, NodeName, Pid,
 };
-pub use crate::identity::{AuthError, COOKIE_MAX, Cookie, CookieError, CookieFlaw, PASSPHRASE_MIN};
+pub use crate::identity::{
+    ALLOWED_MAX, Allowed, AuthError, COOKIE_MAX, Cookie, CookieError, CookieFlaw, Identity, IdentityError,
+    IdentityFlaw, KeyHash, KeyHashError, NamePolicy, PASSPHRASE_MIN,
+};
 pub use crate::key::{KEY_MAX, KeyError};
 pub use crate::membership::{METADATA_MAX, Membership, MembershipEvents};
 pub use crate::message::Message;
@@ -234,11 +246,12 @@ pub use crate::registry::{
     WaitFor,
 };
 pub use crate::rpc::{
-    Call, CallContext, CallStats, CallStream, Callee, Cast, Identity, Method, Multicall, Rpc, Serving, Sink, StreamCall,
+    Call, CallContext, CallStats, CallStream, Callee, Caller, Cast, Method, Multicall, Rpc, Serving, Sink, StreamCall,
 };
 pub use crate::stats::{LinkStats, NodeStats, PeerStats};
 pub use crate::trace::{Trace, TraceError};
 pub use crate::transport::Network;
+pub use crate::trust::Trust;
 pub use crate::wire::services::monitor::REASON_MAX;
 
 /// The in-memory network: whole nodes with real QUIC and TLS in one process, under tokio's paused clock.

@@ -18,7 +18,7 @@ use crate::gossip::Gossip;
 use crate::groups::Groups;
 use crate::health::Health;
 use crate::id::{ClusterName, HostName, NameError, NodeId, NodeName};
-use crate::identity::{ClusterKeys, Cookie};
+use crate::identity::{ALLOWED_MAX, Allowed, Cookie, Identity};
 use crate::key::Key;
 use crate::membership::Membership;
 use crate::message::Message;
@@ -30,6 +30,7 @@ use crate::rpc::Rpc;
 use crate::stats::{self, NodeStats};
 use crate::transport::tls::Tls;
 use crate::transport::{Endpoint, Network};
+use crate::trust::Trust;
 use crate::wire::NodeFlags;
 
 /// A running node: one QUIC endpoint and all that lives behind it. Cheap to clone.
@@ -79,7 +80,8 @@ impl Node {
         let text = name.to_string();
         Builder {
             name: parse(text, name),
-            cookie: None,
+            identity: None,
+            allowed: None,
             cluster: Ok(ClusterName::default()),
             join: Vec::new(),
             sources: Vec::new(),
@@ -162,6 +164,11 @@ impl Node {
     /// Returns the part that tells small facts to all live nodes.
     pub fn gossip(&self) -> Gossip {
         Gossip::new(&self.guard.shared)
+    }
+
+    /// Returns the part that changes what the node presents and whom it trusts.
+    pub fn trust(&self) -> Trust {
+        Trust::new(&self.guard.shared)
     }
 
     /// Returns the part that tells how well the node and its cluster are.
@@ -275,7 +282,8 @@ impl fmt::Debug for Node {
 #[must_use = "a node is started by `start`"]
 pub struct Builder {
     name: Result<NodeName, StartError>,
-    cookie: Option<Cookie>,
+    identity: Option<Identity>,
+    allowed: Option<Allowed>,
     cluster: Result<ClusterName, StartError>,
     join: Vec<Result<NodeName, StartError>>,
     sources: Vec<Arc<dyn Discovery>>,
@@ -321,9 +329,22 @@ pub const SCOPE_MAX: usize = 64;
 pub const SCOPES_MAX: usize = 64;
 
 impl Builder {
-    /// Sets the cookie, which all nodes of the cluster share. Required.
-    pub fn cookie(mut self, cookie: Cookie) -> Self {
-        self.cookie = Some(cookie);
+    /// Sets the cookie, which all nodes of the cluster share. This, or [`Builder::identity`], is required.
+    pub fn cookie(self, cookie: Cookie) -> Self {
+        self.identity(Identity::cookie(cookie))
+    }
+
+    /// Sets what the node shows to be taken for a member: a cookie, certificates of your own PKI, or both. The last one that
+    /// is set counts.
+    pub fn identity(mut self, identity: impl Into<Identity>) -> Self {
+        self.identity = Some(identity.into());
+        self
+    }
+
+    /// Lets in and dials only the nodes on a list. The default is all members. See
+    /// [`Trust::set_allowed`](crate::Trust::set_allowed), which changes it while the node runs.
+    pub fn allow(mut self, allowed: Allowed) -> Self {
+        self.allowed = Some(allowed);
         self
     }
 
@@ -467,7 +488,8 @@ impl Builder {
     pub async fn start(self) -> Result<Node, StartError> {
         let Self {
             name,
-            cookie,
+            identity,
+            allowed,
             cluster,
             join,
             sources,
@@ -489,22 +511,29 @@ impl Builder {
         }
         let ways = Ways { names: join.into_iter().collect::<Result<_, _>>()?, sources };
         config.validate()?;
-        let cookie = cookie.ok_or(StartError::NoCookie)?;
-        let keys = if cookie.needs_stretching() && network.allows_blocking() {
-            let (cookie, cluster) = (cookie.clone(), cluster.clone());
-            tokio::task::spawn_blocking(move || ClusterKeys::derive(&cookie, &cluster))
-                .await
-                .map_err(|error| StartError::Identity(error.to_string()))?
-        } else {
-            ClusterKeys::derive(&cookie, &cluster)
+        let Identity { cookie, pem } = identity.ok_or(StartError::NoIdentity)?;
+        if let Some(allowed) = allowed.as_ref().filter(|allowed| allowed.len() > ALLOWED_MAX) {
+            return Err(StartError::TooManyAllowed { count: allowed.len(), max: ALLOWED_MAX });
+        }
+        let keys = match cookie {
+            Some(cookie) => Some(driver::trust::derive(&cookie, &cluster, network.allows_blocking()).await?),
+            None => None,
         };
+        let identify = |name: &NodeName| Tls::new(&cluster, name, keys, pem, allowed);
+        // A name without its port is not yet what certificates name. Otherwise what is wrong with them is found before
+        // anything is bound.
+        let (identify, identified) =
+            if name.port() == 0 { (Some(identify), None) } else { (None, Some(identify(&name)?)) };
         let address = bind.unwrap_or_else(|| default_bind(&name, &network));
         let endpoint = Endpoint::bind(network, address, &config);
         let endpoint = endpoint.map_err(|source| StartError::Bind { address, source })?;
         let bound = endpoint.local_addr().map_err(|source| StartError::Bind { address, source })?;
         let name = if name.port() == 0 { name.with_port(bound.port()) } else { name };
-        let tls = Tls::from_cookie(&keys, &cluster, &name).map_err(|error| StartError::Identity(error.to_string()))?;
-        drop(keys);
+        let tls = match (identified, identify) {
+            (Some(tls), _) => tls,
+            (None, Some(identify)) => identify(&name)?,
+            (None, None) => unreachable!("one of the two is there"),
+        };
         endpoint.identify(&tls, &config);
         let mut seed = [0; 8];
         crate::identity::fill_random(&mut seed);

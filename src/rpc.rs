@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use self::call::Call;
 pub use self::cast::Cast;
-pub use self::context::{CallContext, Identity};
+pub use self::context::{CallContext, Caller};
 pub(crate) use self::context::{Scope, inherited};
 pub use self::method::Method;
 pub use self::multicall::Multicall;

@@ -58,6 +58,8 @@ impl Code {
     pub(crate) const NORMAL: Self = Self(0x00);
     pub(crate) const SHUTDOWN: Self = Self(0x01);
     pub(crate) const IDLE: Self = Self(0x02);
+    /// This side presents another certificate by now; the next link carries on.
+    pub(crate) const OUTDATED: Self = Self(0x03);
     pub(crate) const HELLO_TIMEOUT: Self = Self(0x10);
     pub(crate) const BAD_PROOF: Self = Self(0x11);
     pub(crate) const NAME_MISMATCH: Self = Self(0x12);
@@ -66,6 +68,8 @@ impl Code {
     pub(crate) const SELF: Self = Self(0x14);
     pub(crate) const PROTOCOL: Self = Self(0x15);
     pub(crate) const FRAME_TOO_LARGE: Self = Self(0x16);
+    /// The peer would not be let in any more.
+    pub(crate) const TRUST_CHANGED: Self = Self(0x17);
     pub(crate) const LIMIT: Self = Self(0x18);
     pub(crate) const VERSION: Self = Self(0x19);
     pub(crate) const MODE_MISMATCH: Self = Self(0x1a);
@@ -78,10 +82,12 @@ impl Code {
     pub(crate) const STALE_INCARNATION: Self = Self(0x1e);
     /// No sign of life.
     pub(crate) const LOST: Self = Self(0x1f);
+    /// The peer is a member, and not on the list of those that are let in.
+    pub(crate) const NOT_ALLOWED: Self = Self(0x20);
 
     /// True for a close that both sides agreed on and after which the session goes on.
     pub(crate) fn keeps_session(self) -> bool {
-        matches!(self, Self::IDLE | Self::DUPLICATE_LINK)
+        matches!(self, Self::IDLE | Self::OUTDATED | Self::DUPLICATE_LINK)
     }
 }
 

@@ -25,6 +25,7 @@ use super::journal::target;
 use super::packets::{Doorway, Outgoing};
 use super::session::{OwnStream, Session, Take, wire_code};
 use super::{Command, Shared, lock};
+use crate::id::NodeName;
 use crate::proto::lanes::{Grant, Short};
 use crate::proto::link::{Clockwork, Idle, Output, Times};
 use crate::proto::links::LinkId;
@@ -69,6 +70,9 @@ pub(crate) struct Greeted {
     pub(crate) control: Sender,
     /// The peer's control stream, when READY came on it, and what followed READY.
     pub(crate) peer_control: Option<(Receiver, Splitter)>,
+    pub(crate) peer: NodeName,
+    /// The trust by which the peer was let in.
+    pub(crate) trust: u64,
 }
 
 /// One link at work for one session.
@@ -231,6 +235,11 @@ impl Carrier {
         lock(&self.clock).is_agreed()
     }
 
+    /// Whether the agreed stop has begun.
+    pub(crate) fn is_stopping(&self) -> bool {
+        lock(&self.clock).is_stopping()
+    }
+
     /// Why this side closed the link, if it did.
     pub(crate) fn closed_with(&self) -> Option<Code> {
         *lock(&self.closed_with)
@@ -373,7 +382,7 @@ impl Carrier {
 
 /// Runs a link until it ends, then reports.
 async fn run(carrier: Arc<Carrier>, greeted: Greeted) {
-    let Greeted { link, control, peer_control } = greeted;
+    let Greeted { link, control, peer_control, .. } = greeted;
     let Some(frame_timeout) = carrier.shared.upgrade().map(|shared| shared.config.frame_timeout) else { return };
     let mut tasks = JoinSet::new();
     tasks.spawn(write_control(carrier.clone(), control).in_current_span());

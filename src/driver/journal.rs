@@ -14,6 +14,7 @@ use super::lock;
 use super::packets::PacketCounters;
 use crate::error::DownReason;
 use crate::id::{NodeId, Pid};
+use crate::identity::AuthError;
 use crate::proto::links::LinkId;
 use crate::proto::membership::MemberEvent;
 use crate::wire::{Code, Status, Unreadable};
@@ -30,6 +31,7 @@ pub(crate) mod target {
     pub(crate) const ACTOR: &str = "distribute::actor";
     pub(crate) const MESSAGE: &str = "distribute::message";
     pub(crate) const CALL: &str = "distribute::call";
+    pub(crate) const TRUST: &str = "distribute::trust";
 }
 
 /// Of what others may cause as often as they like, one warning comes in so long; the rest is told at the level of debug.
@@ -45,7 +47,8 @@ pub struct Incidents {
     pub sessions_ended: u64,
     /// Of these: how many ended otherwise than by a good-bye, a disconnect or this node's own end.
     pub sessions_lost: u64,
-    /// Sessions that this node ended by force: a user asked for it, or the peer was too slow, too much, or left a gap.
+    /// Sessions that this node ended by force: a user asked for it, or the peer was too slow, too much, left a gap, or is
+    /// trusted no longer.
     pub disconnects_forced: u64,
     /// Links that this node closed because of a frame that breaks the protocol.
     pub frames_rejected: u64,
@@ -188,6 +191,12 @@ impl Journal {
     pub(super) fn disconnects(&self, peer: &impl Display, by: By) {
         count(&self.disconnects_forced);
         tracing::warn!(target: target::SESSION, %peer, by = by.text(), "forced disconnect");
+    }
+
+    /// A peer that would no longer be let in is cut off.
+    pub(super) fn distrusts(&self, peer: &impl Display, why: &AuthError) {
+        count(&self.disconnects_forced);
+        tracing::warn!(target: target::SESSION, %peer, by = "it is no longer trusted", %why, "forced disconnect");
     }
 
     // Links and frames.

@@ -27,6 +27,7 @@ pub(crate) mod session;
 pub(crate) mod subscriber;
 #[cfg(all(test, feature = "sim"))]
 mod tests;
+pub(crate) mod trust;
 pub(crate) mod waiting;
 
 use std::cell::RefCell;
@@ -59,7 +60,7 @@ use self::session::{Gap, Session};
 use crate::config::Config;
 use crate::error::{ConnectError, DownReason};
 use crate::id::{ClusterName, NodeId, NodeName};
-use crate::identity::Role;
+use crate::identity::{AuthError, Role};
 use crate::proto::hello::{Greeting, Local, Peer, Refusal};
 use crate::proto::lanes::Pool;
 use crate::proto::links::{self, CheckId, Limits, LinkId, SessionId};
@@ -207,6 +208,21 @@ pub(crate) enum Command {
     Checked {
         check: CheckId,
         alive: bool,
+    },
+    /// What this node presents, or whom it trusts, may have changed. Answers whose links were closed or are about to be, and
+    /// then once no link presents what this node no longer does.
+    Recheck {
+        swept: Option<oneshot::Sender<Vec<NodeName>>>,
+        exchanged: Option<oneshot::Sender<()>>,
+    },
+    /// A link whose peer is no longer let in.
+    Distrusted {
+        link: LinkId,
+        why: AuthError,
+    },
+    /// To which peers a link presents what this node no longer does.
+    Behind {
+        done: oneshot::Sender<Vec<NodeName>>,
     },
     /// Others know a later life of this node's name.
     ToldStale {
@@ -431,7 +447,7 @@ pub(crate) fn start(start: Start) -> Arc<Shared> {
     };
     let setup = Setup {
         id: id.clone(),
-        fingerprint: *tls.own_spki(),
+        fingerprint: tls.life_key(),
         limits,
         profile: Profile { addresses: addresses.clone(), flags, metadata: Bytes::new() },
         params: members::params(&config),
@@ -496,6 +512,7 @@ pub(crate) fn start(start: Start) -> Arc<Shared> {
         sessions: HashMap::new(),
         waiting: BTreeMap::new(),
         handshakes: 0,
+        exchanging: Vec::new(),
         tasks: JoinSet::new(),
     };
     let span = tracing::info_span!(target: target::NODE, parent: None, "node", node = %shared.id().name());
@@ -518,6 +535,8 @@ struct Node {
     waiting: BTreeMap<NodeName, Vec<Waiter>>,
     /// Arrivals that are not up yet.
     handshakes: usize,
+    /// Who waits until no link presents what this node no longer does.
+    exchanging: Vec<oneshot::Sender<()>>,
     tasks: JoinSet<()>,
 }
 
@@ -557,6 +576,7 @@ fn now() -> Instant {
 impl Node {
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>, mut packets: mpsc::Receiver<Arrived>) {
         let accepting = self.tasks.spawn(accept(self.shared.clone()));
+        self.tasks.spawn(trust::watch(self.shared.clone()));
         let mut deadline = None;
         self.drain_outputs();
         loop {
@@ -592,6 +612,7 @@ impl Node {
                 Some(_) = self.tasks.join_next() => {}
             }
             self.drain_outputs();
+            self.tell_exchanged();
             *lock(&self.shared.tallies) = (*self.node.membership().counters(), self.node.registry_stats());
             #[cfg(test)]
             self.count();
@@ -719,8 +740,16 @@ impl Node {
                 };
                 self.handshakes -= usize::from(std::mem::take(&mut entry.is_arrival));
                 let path = membership_path(&greeted.link);
+                let distrusted = self.shared.no_longer_trusts(&greeted);
+                let is_outdated = greeted.link.is_outdated(&self.shared.tls);
                 entry.greeted = Some(greeted);
+                if let Some(why) = distrusted {
+                    return self.distrust(link, &why);
+                }
                 self.node.handle(Input::Ready { link, path }, now());
+                if is_outdated {
+                    self.node.handle(Input::Outdated { link }, now());
+                }
             }
             Command::LinkFailed { link, failure } => {
                 let Failure { error, code, known_incarnation, live_incarnation } = failure;
@@ -759,6 +788,9 @@ impl Node {
                 self.drain_outputs();
                 self.forget(link);
             }
+            Command::Recheck { swept, exchanged } => self.recheck(swept, exchanged),
+            Command::Distrusted { link, why } => self.distrust(link, &why),
+            Command::Behind { done } => drop(done.send(self.behind())),
             Command::ToldStale { known } => {
                 self.is_contested = false;
                 self.node.handle(Input::ToldStale { known }, now());
@@ -1001,7 +1033,9 @@ impl Node {
                     self.shared.journal.disconnects(&peer, By::Gap);
                     return self.node.handle(Input::Disconnect { peer }, now());
                 }
-                if gap == Gap::New || session.is_pending() || self.waiting.contains_key(&peer) {
+                // Nobody can dial this one, so its links are kept: one that was stopped is to be replaced.
+                let is_kept = self.shared.flags.not_dialable && self.farewell == Farewell::No;
+                if gap == Gap::New || session.is_pending() || self.waiting.contains_key(&peer) || is_kept {
                     self.node.handle(Input::Want { peer, urgent: false }, now());
                 }
             }
@@ -1049,7 +1083,11 @@ impl Node {
         if let Some(task) = entry.task.take() {
             task.abort();
         }
-        entry.error = Some(if code == Code::SHUTDOWN { ConnectError::Shutdown } else { ConnectError::Broken });
+        entry.error = Some(match code {
+            Code::SHUTDOWN => ConnectError::Shutdown,
+            Code::TRUST_CHANGED => ConnectError::Auth(AuthError::TrustChanged),
+            _ => ConnectError::Broken,
+        });
         self.node.handle(Input::Closed { link, code: Some(code) }, now());
         self.drain_outputs();
         self.forget(link);

@@ -20,6 +20,7 @@ use crate::identity::{AuthError, Role};
 use crate::proto::hello::{Channel, Greeting, Handshake, Input, Output, Peer, Refusal};
 use crate::proto::links::LinkId;
 use crate::transport::link::{End, Receiver, StreamError};
+use crate::transport::tls::refusal_code;
 use crate::transport::{Arrival, Link};
 use crate::wire::{CONTROL_MAX, Code, Control, Frame, HELLO_MAX, Splitter, StreamKind, WireError};
 
@@ -37,20 +38,16 @@ pub(crate) async fn dial(shared: Arc<Shared>, id: LinkId, name: NodeName, greeti
         Err(_) => Err(Failure::from(ConnectError::Timeout(patience))),
         Ok(Err(error)) => Err(error.into()),
         Ok(Ok(link)) => {
-            let machine = Handshake::dial(
-                shared.local(),
-                match channel(&shared, &link) {
-                    Ok(channel) => channel,
-                    Err(error) => {
-                        return shared
-                            .command(Command::LinkFailed { link: id, failure: ConnectError::Auth(error).into() });
-                    }
-                },
-                name,
-                greeting,
-            );
-            let deadline = deadline.min(Instant::now() + shared.config.hello_timeout);
-            Greeter { shared: &shared, id, link, role: Role::Dialler }.run(machine.0, Some(machine.1), deadline).await
+            let trust = shared.tls.version();
+            match channel(&shared, &link) {
+                Err(error) => Err(ConnectError::Auth(error).into()),
+                Ok(channel) => {
+                    let (machine, hello) = Handshake::dial(shared.local(), channel, name, greeting);
+                    let deadline = deadline.min(Instant::now() + shared.config.hello_timeout);
+                    let greeter = Greeter { shared: &shared, id, link, role: Role::Dialler, trust };
+                    greeter.run(machine, Some(hello), deadline).await
+                }
+            }
         }
     };
     report(&shared, id, outcome);
@@ -69,21 +66,21 @@ pub(crate) async fn accept(shared: Arc<Shared>, id: LinkId, arrival: Arrival) {
             return report(&shared, id, Err(ConnectError::Broken.into()));
         }
     };
+    let trust = shared.tls.version();
     let outcome = match channel(&shared, &link) {
         Err(error) => Err(ConnectError::Auth(error).into()),
         Ok(channel) => {
             let machine = Handshake::respond(shared.local(), channel);
             let deadline = Instant::now() + shared.config.hello_timeout;
-            Greeter { shared: &shared, id, link, role: Role::Responder }.run(machine, None, deadline).await
+            Greeter { shared: &shared, id, link, role: Role::Responder, trust }.run(machine, None, deadline).await
         }
     };
     if let Err(failure) = &outcome {
         match &failure.error {
-            error @ (ConnectError::Auth(_)
-            | ConnectError::HelloTimeout
-            | ConnectError::Protocol
-            | ConnectError::Limit
-            | ConnectError::ModeMismatch) => shared.journal.link_refused(&address, error),
+            ConnectError::Auth(error) => shared.journal.link_refused(&address, error),
+            error @ (ConnectError::HelloTimeout | ConnectError::Protocol | ConnectError::Limit) => {
+                shared.journal.link_refused(&address, error);
+            }
             // Dials that crossed, a question that was answered, a conflict that is told as such.
             error => Journal::link_broke(&address, error),
         }
@@ -179,7 +176,9 @@ fn refused(code: Code) -> ConnectError {
         Code::NAME_CONFLICT => ConnectError::NameConflict,
         Code::SELF => ConnectError::IsSelf,
         Code::LIMIT => ConnectError::Limit,
-        Code::MODE_MISMATCH => ConnectError::ModeMismatch,
+        Code::MODE_MISMATCH => ConnectError::Auth(AuthError::ModeMismatch),
+        Code::NOT_ALLOWED => ConnectError::Auth(AuthError::NotAllowed),
+        Code::TRUST_CHANGED => ConnectError::Auth(AuthError::TrustChanged),
         Code::SHUTDOWN => ConnectError::PeerShutdown,
         Code::VERSION | Code::PROTOCOL | Code::FRAME_TOO_LARGE => ConnectError::Protocol,
         _ => ConnectError::Broken,
@@ -190,6 +189,9 @@ fn refused(code: Code) -> ConnectError {
 /// answers is taken (as RFC 8305, section 5, does for TCP).
 async fn reach(shared: &Arc<Shared>, name: &NodeName) -> Result<Link, ConnectError> {
     let Some(endpoint) = shared.endpoint() else { return Err(ConnectError::Shutdown) };
+    if !shared.tls.may_admit(name) {
+        return Err(ConnectError::Auth(AuthError::NotAllowed));
+    }
     let mut addresses = endpoint.resolve(name).await;
     addresses.truncate(ADDRESSES_MAX);
     for advertised in shared.advertised(name) {
@@ -219,16 +221,22 @@ async fn reach(shared: &Arc<Shared>, name: &NodeName) -> Result<Link, ConnectErr
     Err(last)
 }
 
+/// What the greeting is bound to: the certificate that this side presented on this very link, and the peer's, by the trust
+/// of this moment. A peer that is trusted no longer is told so.
 fn channel(shared: &Shared, link: &Link) -> Result<Channel, AuthError> {
-    let peer = link.peer(&shared.tls)?;
+    let peer = link.peer(&shared.tls).inspect_err(|_| link.close(Code::TRUST_CHANGED, b""))?;
     let cluster = shared.cluster.clone();
+    let own = link.own();
     Ok(Channel {
         exporter: link.exporter(),
-        own_spki: *shared.tls.own_spki(),
+        own_spki: *own.spki(),
         peer_spki: *peer.spki(),
-        own_key: shared.tls.hello_key().clone(),
-        peer_key: peer.hello_key().clone(),
-        certified: Box::new(move |name| peer.names(&cluster, name)),
+        peer_life: peer.life_key(),
+        peer_certificate: peer.hash(),
+        mode: own.mode(),
+        own_key: own.hello_key().cloned(),
+        peer_keys: peer.proofs().to_vec(),
+        certified: Box::new(move |name| peer.admits(&cluster, name).map_err(|error| refusal_code(&error))),
     })
 }
 
@@ -238,6 +246,8 @@ struct Greeter<'a> {
     id: LinkId,
     link: Link,
     role: Role,
+    /// The trust by which the certificate was looked at.
+    trust: u64,
 }
 
 impl Greeter<'_> {
@@ -290,6 +300,7 @@ impl Greeter<'_> {
         let mut next = Next::Hello;
         let mut control = None;
         let mut peer_control = None;
+        let mut greeted = None;
         loop {
             let Some(output) = outputs.pop_front() else {
                 let input = match next {
@@ -313,11 +324,25 @@ impl Greeter<'_> {
                     }
                 }
                 Output::Judge(peer) => {
+                    let name = peer.id.name().clone();
+                    if let Some(key) = machine.proved_by() {
+                        self.link.proved_by(key.clone());
+                    }
                     let mut verdict = self.judge(peer).await;
                     // The machine speaks for the life that this link began in.
                     if !self.shared.is_own(machine.own_id()) {
                         verdict = Err(Code::STALE_LINK.into());
                     }
+                    // The trust may have changed while the two greeted.
+                    let trust = self.shared.tls.version();
+                    if verdict.is_ok()
+                        && trust != self.trust
+                        && let Err(error) = self.link.recheck(&self.shared.tls, &self.shared.cluster, &name)
+                    {
+                        tracing::debug!(peer = %name, %error, "no longer trusted");
+                        verdict = Err(Code::TRUST_CHANGED.into());
+                    }
+                    greeted = Some((name, trust));
                     if verdict.is_ok() {
                         self.link.raise_limits(self.shared.config.streams_max);
                     }
@@ -336,7 +361,8 @@ impl Greeter<'_> {
                         Some(control) => control,
                         None => self.open_control().await?,
                     };
-                    return Ok(Box::new(Greeted { link: self.link.clone(), control, peer_control }));
+                    let Some((peer, trust)) = greeted else { return Err(None) };
+                    return Ok(Box::new(Greeted { link: self.link.clone(), control, peer_control, peer, trust }));
                 }
                 Output::Refuse(refusal) => return Err(Some(self.refuse(refusal))),
             }
@@ -408,7 +434,7 @@ pub(crate) async fn who_answers(shared: &Arc<Shared>, address: SocketAddr) -> Op
         let channel = channel(shared, &link).ok()?;
         // A peer takes a greeting that is not its session's for the end of that, or refuses it; but of those that this node
         // has met, the certificate tells which it is.
-        if let Some(met) = shared.names_met().into_iter().find(|name| (channel.certified)(name)) {
+        if let Some(met) = shared.names_met().into_iter().find(|name| (channel.certified)(name).is_ok()) {
             link.close(Code::NORMAL, b"");
             return Some((met, Vec::new()));
         }

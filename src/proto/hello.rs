@@ -7,8 +7,8 @@
 //!    |-- READY (opens the control stream) ------->|   now both are up
 //! ```
 //!
-//! TLS has already let only holders of the cookie in. This is the second, independent lock: each proof is keyed by a
-//! secret of its own and bound to the TLS channel by its exporter ([RFC 5705], [RFC 9266]), so it can be neither relayed
+//! TLS has already let only members in. This is the second, independent lock, wherever there is a cookie: each proof is keyed
+//! by a secret of its own and bound to the TLS channel by its exporter ([RFC 5705], [RFC 9266]), so it can be neither relayed
 //! nor replayed. Nothing else is read or delivered before both sides are up, and no order of inputs leads there without
 //! both proofs.
 //!
@@ -29,12 +29,20 @@ pub(crate) struct Channel {
     /// Fingerprints of the two certificates' keys.
     pub(crate) own_spki: [u8; 32],
     pub(crate) peer_spki: [u8; 32],
-    /// The key of the epoch that this side presents, and of the one that vouched for the peer.
-    pub(crate) own_key: HelloKey,
-    pub(crate) peer_key: HelloKey,
-    /// Whether the peer's certificate was made for this node name.
-    pub(crate) certified: Box<dyn Fn(&NodeName) -> bool + Send>,
+    /// Tells the peer's life from others of the same name and incarnation.
+    pub(crate) peer_life: [u8; 32],
+    /// A hash of the peer's certificate.
+    pub(crate) peer_certificate: [u8; 32],
+    pub(crate) mode: Mode,
+    /// The key of this side's proof; `None` where certificates are all the proof.
+    pub(crate) own_key: Option<HelloKey>,
+    /// One of these made the peer's proof.
+    pub(crate) peer_keys: Vec<HelloKey>,
+    /// Why the peer's certificate is not for a node of that name, or why that is not let in.
+    pub(crate) certified: Certified,
 }
+
+type Certified = Box<dyn Fn(&NodeName) -> Result<(), Code> + Send>;
 
 impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -67,7 +75,10 @@ pub(crate) struct Greeting {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Peer {
     pub(crate) id: NodeId,
+    /// Tells its life from others of the same name and incarnation.
     pub(crate) fingerprint: [u8; 32],
+    /// A hash of the certificate that it presented.
+    pub(crate) certificate: [u8; 32],
     pub(crate) greeting: Greeting,
     pub(crate) addresses: Vec<std::net::SocketAddr>,
     pub(crate) flags: NodeFlags,
@@ -130,31 +141,42 @@ pub(crate) struct Handshake {
     local: Local,
     channel: Channel,
     state: State,
+    /// The key that the peer's proof was made with.
+    proved_by: Option<HelloKey>,
 }
 
 impl Handshake {
     /// Starts at the dialling side, which speaks first.
     pub(crate) fn dial(local: Local, channel: Channel, expected: NodeName, greeting: Greeting) -> (Self, Output) {
-        let this = Self { role: Role::Dialler, expected: Some(expected), local, channel, state: State::AwaitHello };
+        let this = Self::new(Role::Dialler, Some(expected), local, channel);
         let hello = this.hello(greeting);
         (this, Output::Send(hello))
     }
 
     /// Starts at a dialling side that does not know whom it will reach, and only wants to learn it.
     pub(crate) fn inquire(local: Local, channel: Channel, greeting: Greeting) -> (Self, Output) {
-        let this = Self { role: Role::Dialler, expected: None, local, channel, state: State::AwaitHello };
+        let this = Self::new(Role::Dialler, None, local, channel);
         let hello = this.hello(greeting);
         (this, Output::Send(hello))
     }
 
     /// Starts at the responding side, which says nothing until the dialler has proved itself.
     pub(crate) fn respond(local: Local, channel: Channel) -> Self {
-        Self { role: Role::Responder, expected: None, local, channel, state: State::AwaitHello }
+        Self::new(Role::Responder, None, local, channel)
+    }
+
+    fn new(role: Role, expected: Option<NodeName>, local: Local, channel: Channel) -> Self {
+        Self { role, expected, local, channel, state: State::AwaitHello, proved_by: None }
     }
 
     /// The life of this node that the greeting speaks for.
     pub(crate) fn own_id(&self) -> &NodeId {
         &self.local.id
+    }
+
+    /// The key that the peer's proof was made with, once it has proved itself by one.
+    pub(crate) fn proved_by(&self) -> Option<&HelloKey> {
+        self.proved_by.as_ref()
     }
 
     pub(crate) fn handle(&mut self, input: Input) -> Vec<Output> {
@@ -194,14 +216,15 @@ impl Handshake {
 
     fn hello(&self, greeting: Greeting) -> Bytes {
         let Local { id, cluster, message_max, addresses, flags, first_credit, lanes_max } = &self.local;
-        let proof = self.channel.own_key.proof(&ProofInput {
+        let input = ProofInput {
             exporter: &self.channel.exporter,
             role: self.role,
             name: id.name(),
             incarnation: id.incarnation(),
             own_spki: &self.channel.own_spki,
             peer_spki: &self.channel.peer_spki,
-        });
+        };
+        let proof = self.channel.own_key.as_ref().map_or([0; 32], |key| key.proof(&input));
         let hello = Hello {
             minor: MINOR,
             role: self.role as u8,
@@ -218,7 +241,7 @@ impl Handshake {
             seen_ended: greeting.seen_ended,
             first_credit: *first_credit,
             lanes_max: *lanes_max,
-            mode: Mode::Cookie,
+            mode: self.channel.mode,
             proof,
         };
         let mut bytes = Vec::with_capacity(512);
@@ -228,7 +251,7 @@ impl Handshake {
 
     /// Every check that needs no more than this link. A wrong proof and a wrong name look different to the peer, because
     /// whoever gets this far already holds the cookie.
-    fn verify(&self, frame: Result<Frame, WireError>) -> Result<Peer, Code> {
+    fn verify(&mut self, frame: Result<Frame, WireError>) -> Result<Peer, Code> {
         let hello = frame.and_then(Hello::decode).map_err(|error| match error {
             WireError::TooLong(_) => Code::FRAME_TOO_LARGE,
             _ => Code::PROTOCOL,
@@ -240,7 +263,7 @@ impl Handshake {
         if hello.role != peer_role as u8 {
             return Err(Code::PROTOCOL);
         }
-        if hello.mode != Mode::Cookie {
+        if hello.mode != self.channel.mode {
             return Err(Code::MODE_MISMATCH);
         }
         if !hello.codecs.contains(&crate::codec::BINCODE) {
@@ -252,9 +275,7 @@ impl Handshake {
         if self.expected.as_ref().is_some_and(|expected| *expected != hello.name) {
             return Err(Code::NAME_MISMATCH);
         }
-        if !(self.channel.certified)(&hello.name) {
-            return Err(Code::NAME_MISMATCH);
-        }
+        (self.channel.certified)(&hello.name)?;
         let proof = ProofInput {
             exporter: &self.channel.exporter,
             role: peer_role,
@@ -263,8 +284,9 @@ impl Handshake {
             own_spki: &self.channel.peer_spki,
             peer_spki: &self.channel.own_spki,
         };
-        if !self.channel.peer_key.verify(&proof, &hello.proof) {
-            return Err(Code::BAD_PROOF);
+        if self.channel.mode != Mode::Pki {
+            let key = self.channel.peer_keys.iter().find(|key| key.verify(&proof, &hello.proof));
+            self.proved_by = Some(key.ok_or(Code::BAD_PROOF)?.clone());
         }
         // 0 says "no life known", and the last values would leave no room for the next life.
         if hello.incarnation == 0 || hello.incarnation >= INCARNATION_END {
@@ -276,7 +298,8 @@ impl Handshake {
         }
         Ok(Peer {
             id: NodeId::new(hello.name, hello.incarnation),
-            fingerprint: self.channel.peer_spki,
+            fingerprint: self.channel.peer_life,
+            certificate: self.channel.peer_certificate,
             greeting: Greeting {
                 known_incarnation: hello.known_incarnation,
                 ended: hello.ended,
@@ -395,7 +418,7 @@ mod tests {
             |channel| channel.exporter = [0; 32],
             |channel| channel.own_spki = [0; 32],
             |channel| channel.peer_spki = [0; 32],
-            |channel| channel.peer_key = keys(&Cookie::generate()),
+            |channel| channel.peer_keys = vec![keys(&Cookie::generate())],
         ];
         for bend in bends {
             let (_, hello) = pair().dialler();
@@ -407,6 +430,71 @@ mod tests {
             bend(&mut other.dialler.1);
             assert_eq!(other.dialler().0.handle(frame(&answer())), [Output::Refuse(Code::BAD_PROOF.into())]);
         }
+    }
+
+    /// With certificates alone no proof is made, and none is looked at: TLS has proved all.
+    #[test]
+    fn without_a_cookie_there_is_no_proof() {
+        let pki = || {
+            let mut pair = pair();
+            for (_, channel) in [&mut pair.dialler, &mut pair.responder] {
+                (channel.mode, channel.own_key, channel.peer_keys) = (Mode::Pki, None, vec![]);
+            }
+            pair
+        };
+        let (mut dialler, hello) = pki().dialler();
+        let said = Hello::decode(split(&hello)).unwrap();
+        assert_eq!((said.mode, said.proof), (Mode::Pki, [0; 32]));
+        let mut responder = pki().responder();
+        assert!(matches!(responder.handle(frame(&hello))[..], [Output::Judge(_)]));
+        assert!(responder.proved_by().is_none());
+        let answered = responder.handle(Input::Judged(Ok(Greeting::default())));
+        let [Output::Send(answer)] = &answered[..] else { panic!("{answered:?}") };
+        assert!(matches!(dialler.handle(frame(answer))[..], [Output::Judge(_)]));
+        // What certificates say of names holds all the same, and so does the mode.
+        for (code, bend) in [
+            (Code::NAME_MISMATCH, (|hello| hello.name = name("c@h")) as fn(&mut Hello)),
+            (Code::MODE_MISMATCH, |hello| hello.mode = Mode::Both),
+            (Code::MODE_MISMATCH, |hello| hello.mode = Mode::Cookie),
+        ] {
+            assert_eq!(pki().responder().handle(frame(&bent(&hello, bend))), [Output::Refuse(code.into())]);
+            assert_eq!(pki().dialler().0.handle(frame(&bent(answer, bend))), [Output::Refuse(code.into())]);
+        }
+    }
+
+    /// Beside certificates any cookie that is accepted will do; without one nothing does.
+    #[test]
+    fn the_second_factor_is_one_of_those_accepted() {
+        let other = keys(&Cookie::generate());
+        let good = keys(&Cookie::from_text(COOKIE).expect("a cookie"));
+        for (accepted, code) in [
+            (vec![good.clone()], None),
+            (vec![other.clone(), good.clone()], None),
+            (vec![other], Some(Code::BAD_PROOF)),
+            (vec![], Some(Code::BAD_PROOF)),
+        ] {
+            let mut pair = pair();
+            pair.dialler.1.mode = Mode::Both;
+            (pair.responder.1.mode, pair.responder.1.peer_keys) = (Mode::Both, accepted);
+            let responder = pair.responder;
+            let (_, hello) = Pair { responder: (local("b@h", 6), channel("a@h", [0; 32], [0; 32])), ..pair }.dialler();
+            let mut responder = Handshake::respond(responder.0, responder.1);
+            let outputs = responder.handle(frame(&hello));
+            match code {
+                None => assert!(matches!(outputs[..], [Output::Judge(_)]), "{outputs:?}"),
+                Some(code) => assert_eq!(outputs, [Output::Refuse(code.into())]),
+            }
+            assert_eq!(responder.proved_by().is_some_and(|key| key.is(&good)), code.is_none());
+        }
+    }
+
+    /// A node that is not let in is told so, and not that its name is wrong.
+    #[test]
+    fn who_is_not_allowed_is_told_so() {
+        let (_, hello) = pair().dialler();
+        let mut closed = pair();
+        closed.responder.1.certified = Box::new(|_| Err(Code::NOT_ALLOWED));
+        assert_eq!(closed.responder().handle(frame(&hello)), [Output::Refuse(Code::NOT_ALLOWED.into())]);
     }
 
     #[test]
@@ -429,7 +517,7 @@ mod tests {
     fn a_dialler_reaches_whom_it_expects_or_nobody() {
         let mut pair = pair();
         pair.expected = name("c@h");
-        pair.dialler.1.certified = Box::new(|_| true);
+        pair.dialler.1.certified = Box::new(|_| Ok(()));
         assert_eq!(pair.dialler().0.handle(frame(&answer())), [Output::Refuse(Code::NAME_MISMATCH.into())]);
     }
 
@@ -627,9 +715,12 @@ mod tests {
             exporter: EXPORTER,
             own_spki,
             peer_spki,
-            own_key: key.clone(),
-            peer_key: key,
-            certified: Box::new(move |name| *name == certified),
+            peer_life: peer_spki,
+            peer_certificate: peer_spki,
+            mode: Mode::Cookie,
+            own_key: Some(key.clone()),
+            peer_keys: vec![key],
+            certified: Box::new(move |name| if *name == certified { Ok(()) } else { Err(Code::NAME_MISMATCH) }),
         }
     }
 

@@ -87,6 +87,10 @@ pub(crate) enum Input {
     Disconnect {
         peer: NodeName,
     },
+    /// This node presents something else than it did on that link: another link is to take its place.
+    Outdated {
+        link: LinkId,
+    },
     /// This life is over, others say, for this reason. A link that is coming up may show that it is not.
     Over {
         life: NodeId,
@@ -223,6 +227,21 @@ struct Link {
     /// This node dialled it.
     own: bool,
     state: State,
+    /// What the peer presented, once it has greeted.
+    certificate: [u8; 32],
+    /// One of the two presents something else by now. It serves until another link is up.
+    is_outdated: bool,
+}
+
+impl Link {
+    fn new(id: LinkId, own: bool, state: State) -> Self {
+        Self { id, own, state, certificate: [0; 32], is_outdated: false }
+    }
+
+    /// Another link is wanted in spite of this one.
+    fn is_to_be_replaced(&self) -> bool {
+        self.state == State::Stopping || self.state == State::Up && self.is_outdated
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -327,6 +346,7 @@ impl Links {
             Input::Closed { link, code } => self.link_closed(link, code, now),
             Input::CheckAnswered { check, alive } => self.check_answered(check, alive),
             Input::Disconnect { peer } => self.disconnect(&peer),
+            Input::Outdated { link } => self.outdated(link, now),
             Input::Over { life, reason } => self.life_over(&life, reason),
             Input::ToldStale { known } => self.told_stale(known),
             Input::Shutdown => self.shutdown(),
@@ -364,12 +384,12 @@ impl Links {
             return;
         }
         let known = self.known(&peer);
-        let is_served = known.links.iter().any(|link| link.state == State::Up);
+        let is_served = known.links.iter().any(|link| link.state == State::Up && !link.is_outdated);
         if is_served {
             return;
         }
         known.wanted = true;
-        let is_coming = known.links.iter().any(|link| !matches!(link.state, State::Stopping));
+        let is_coming = known.links.iter().any(|link| !link.is_to_be_replaced());
         if is_coming {
             return;
         }
@@ -387,7 +407,7 @@ impl Links {
         }
         let link = LinkId(self.next());
         let known = self.known(&peer);
-        known.links.push(Link { id: link, own: true, state: State::Dialling });
+        known.links.push(Link::new(link, true, State::Dialling));
         let greeting = known.greeting();
         self.links.insert(link, peer.clone());
         self.outputs.push_back(Output::Dial { link, peer, greeting });
@@ -498,10 +518,11 @@ impl Links {
         let session =
             known.session.get_or_insert(Session { id: next_session, up: false, is_leaving: false, idle_since: 0 }).id;
         let greeting = known.greeting();
+        let certificate = peer.certificate;
         let state = State::Greeted { ended: known.ended, seen_ended: known.seen_ended, peer };
         match known.links.iter_mut().find(|entry| entry.id == link) {
-            Some(entry) => entry.state = state,
-            None => known.links.push(Link { id: link, own: role == Role::Dialler, state }),
+            Some(entry) => (entry.state, entry.certificate) = (state, certificate),
+            None => known.links.push(Link { certificate, ..Link::new(link, role == Role::Dialler, state) }),
         }
         self.links.insert(link, name);
         self.outputs.push_back(Output::Accept { link, session, greeting });
@@ -527,12 +548,16 @@ impl Links {
         known.wanted = false;
         known.failures = 0;
         known.dial_after = None;
+        // A peer that presents something else by now wants this link in place of the others.
+        for other in known.links.iter_mut().filter(|other| other.id != link && other.state == State::Up) {
+            other.is_outdated |= other.certificate != peer.certificate;
+        }
         // Of dials that crossed, both sides keep the one by the greater name; of two by one side, the later.
         let best = known
             .links
             .iter()
             .filter(|link| link.state == State::Up)
-            .max_by_key(|link| (link.own == own_is_greater, link.id))
+            .max_by_key(|link| (!link.is_outdated, link.own == own_is_greater, link.id))
             .map(|link| link.id);
         let losers: Vec<_> = known
             .links
@@ -552,6 +577,22 @@ impl Links {
         for link in losers {
             self.outputs.push_back(Output::Stop { link, code: Code::DUPLICATE_LINK });
         }
+    }
+
+    fn outdated(&mut self, link: LinkId, now: Instant) {
+        let Some(name) = self.links.get(&link).cloned() else { return };
+        let known = self.known(&name);
+        let not_dialable = known.not_dialable;
+        let Some(entry) = known.links.iter_mut().find(|entry| entry.id == link && entry.state == State::Up) else {
+            return;
+        };
+        if not_dialable {
+            // It dials again by itself, once it has no link.
+            entry.state = State::Stopping;
+            return self.outputs.push_back(Output::Stop { link, code: Code::OUTDATED });
+        }
+        entry.is_outdated = true;
+        self.want(name, true, now);
     }
 
     fn link_stopping(&mut self, link: LinkId) {
@@ -583,22 +624,29 @@ impl Links {
                 }
                 self.forget_half_session(&name);
             }
-            State::Up | State::Stopping => match code {
-                Some(code) if code.keeps_session() => {
-                    if known.session.as_ref().is_some_and(|session| session.is_leaving) {
-                        return self.end_session(&name, DownReason::Disconnected, true);
-                    }
-                    // One that stops may still bring what the session waits for.
-                    let is_unlinked = !known.links.iter().any(|link| matches!(link.state, State::Up | State::Stopping));
-                    if let Some(session) = known.session.as_mut().filter(|_| is_unlinked) {
-                        session.idle_since = order;
-                        let session = session.id;
-                        self.outputs.push_back(Output::SessionIdle { session, peer: name });
-                    }
+            State::Up | State::Stopping => {
+                if entry.is_outdated && known.links.iter().all(Link::is_to_be_replaced) {
+                    // What was to replace it is wanted only if something waits.
+                    known.wanted = false;
                 }
-                _ if is_stopping => self.end_session(&name, DownReason::Shutdown, true),
-                code => self.end_session(&name, down_reason(code), true),
-            },
+                match code {
+                    Some(code) if code.keeps_session() => {
+                        if known.session.as_ref().is_some_and(|session| session.is_leaving) {
+                            return self.end_session(&name, DownReason::Disconnected, true);
+                        }
+                        // One that stops may still bring what the session waits for.
+                        let is_unlinked =
+                            !known.links.iter().any(|link| matches!(link.state, State::Up | State::Stopping));
+                        if let Some(session) = known.session.as_mut().filter(|_| is_unlinked) {
+                            session.idle_since = order;
+                            let session = session.id;
+                            self.outputs.push_back(Output::SessionIdle { session, peer: name });
+                        }
+                    }
+                    _ if is_stopping => self.end_session(&name, DownReason::Shutdown, true),
+                    code => self.end_session(&name, down_reason(code), true),
+                }
+            }
         }
     }
 
@@ -617,7 +665,13 @@ impl Links {
         }
         known.failures = known.failures.saturating_add(1);
         let factor = 1u32 << known.failures.saturating_sub(1).min(16);
-        known.dial_after = Some(now + backoff_min.saturating_mul(factor).min(backoff_max).mul_f64(jitter));
+        let dial_after = now + backoff_min.saturating_mul(factor).min(backoff_max).mul_f64(jitter);
+        known.dial_after = Some(dial_after);
+        if known.wanted && known.links.iter().any(|link| link.state == State::Up && link.is_outdated) {
+            // It serves on meanwhile: the peer may learn to trust what this node presents.
+            self.dials_due.insert((dial_after, name.clone()));
+            return;
+        }
         // The peer's own dial may be on its way; else who waited is told, and who comes next waits for the next dial.
         if known.links.iter().all(|link| link.state == State::Stopping) {
             known.wanted = false;
@@ -802,6 +856,7 @@ fn down_reason(code: Option<Code>) -> DownReason {
         Some(Code::NORMAL) => DownReason::Disconnected,
         Some(Code::STALE_LINK) => DownReason::EndedByPeer,
         Some(Code::LIMIT | Code::SLOW) => DownReason::Overloaded,
+        Some(Code::TRUST_CHANGED) => DownReason::TrustChanged,
         None | Some(Code::LOST) => DownReason::Lost,
         Some(_) => DownReason::Protocol,
     }

@@ -90,6 +90,13 @@ pub(crate) enum Input {
     Disconnect {
         peer: NodeName,
     },
+    Outdated {
+        link: LinkId,
+    },
+    /// A peer that has no link is no longer let in.
+    Distrusted {
+        life: NodeId,
+    },
     ToldStale {
         known: u64,
     },
@@ -260,6 +267,10 @@ impl Node {
             Input::Closed { link, code } => links.handle(links::Input::Closed { link, code }, now),
             Input::CheckAnswered { check, alive } => links.handle(links::Input::CheckAnswered { check, alive }, now),
             Input::Disconnect { peer } => links.handle(links::Input::Disconnect { peer }, now),
+            Input::Outdated { link } => links.handle(links::Input::Outdated { link }, now),
+            Input::Distrusted { life } => {
+                links.handle(links::Input::Over { life, reason: DownReason::TrustChanged }, now);
+            }
             Input::ToldStale { known } => links.handle(links::Input::ToldStale { known }, now),
             Input::Packet { from, way, path, packet } => {
                 membership.handle(membership::Input::Packet { from, way, path, packet }, now);
@@ -435,6 +446,7 @@ fn unlinked(reason: DownReason) -> Unlinked {
         | DownReason::Disconnected
         | DownReason::Overloaded
         | DownReason::Renewed
+        | DownReason::TrustChanged
         | DownReason::Shutdown => Unlinked::Asked,
     }
 }

@@ -19,17 +19,18 @@ pub struct CallContext {
 
 /// Who calls, as far as it was proved.
 ///
-/// A caller that reaches a handler holds the cluster's cookie; the cookie closes the cluster, and does not divide it.
+/// A caller that reaches a handler is a member. Where certificates of a PKI name the nodes, so much is proved of its name;
+/// a cookie closes the cluster, and does not divide it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Identity {
+pub enum Caller {
     /// This very node.
     Here,
-    /// A peer, whose certificate an authority of the cluster has made for this name, and which proved to own it.
+    /// A peer, whose certificate is for this name by the authority of the cluster, and which proved to own it.
     Node(NodeName),
 }
 
-impl Identity {
+impl Caller {
     /// Whether this very node calls.
     pub fn is_here(&self) -> bool {
         matches!(self, Self::Here)
@@ -43,8 +44,8 @@ impl CallContext {
     }
 
     /// Returns who calls, as TLS has proved it.
-    pub fn identity(&self) -> Identity {
-        if self.call.is_local { Identity::Here } else { Identity::Node(self.caller().name().clone()) }
+    pub fn identity(&self) -> Caller {
+        if self.call.is_local { Caller::Here } else { Caller::Node(self.caller().name().clone()) }
     }
 
     /// Returns when the caller stops waiting. The handler is dropped then. A stream without a deadline has one in a year.

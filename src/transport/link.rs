@@ -4,14 +4,16 @@
 //! cut off in the middle would look whole.
 
 use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::{ConnectionError, VarInt};
 
-use super::tls::{self, PeerCertificate, Tls};
+use super::tls::{self, Credentials, PeerCertificate, Tls};
 use crate::error::ConnectError;
-use crate::identity::AuthError;
+use crate::id::{ClusterName, NodeName};
+use crate::identity::{AuthError, HelloKey};
 use crate::wire::{Code, StreamKind};
 
 /// What a link may carry at once before both sides have greeted, in bytes.
@@ -80,16 +82,45 @@ pub(crate) struct Path {
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
     pub(super) connection: quinn::Connection,
+    /// What this side presented.
+    own: Arc<Credentials>,
+    /// The key that the peer's proof was made with.
+    proved: Arc<OnceLock<HelloKey>>,
 }
 
 impl Link {
-    pub(super) fn new(connection: quinn::Connection) -> Self {
-        Self { connection }
+    pub(super) fn new(connection: quinn::Connection, own: Arc<Credentials>) -> Self {
+        Self { connection, own, proved: Arc::default() }
     }
 
-    /// What TLS knows of the far side.
+    /// What this side presented when the handshake began.
+    pub(crate) fn own(&self) -> &Credentials {
+        &self.own
+    }
+
+    /// Whether this side would present something else by now.
+    pub(crate) fn is_outdated(&self, tls: &Tls) -> bool {
+        !self.own.presents_as(&tls.current())
+    }
+
+    /// What TLS knows of the far side, as far as it is trusted at this moment.
     pub(crate) fn peer(&self, tls: &Tls) -> Result<PeerCertificate, AuthError> {
         tls.peer(&self.connection)
+    }
+
+    /// Remembers the key that the peer's proof was made with.
+    pub(crate) fn proved_by(&self, key: HelloKey) {
+        let _ = self.proved.set(key);
+    }
+
+    /// Says why the peer would no longer be let in, at this moment.
+    pub(crate) fn recheck(&self, tls: &Tls, cluster: &ClusterName, peer: &NodeName) -> Result<(), AuthError> {
+        let certificate = self.peer(tls)?;
+        certificate.admits(cluster, peer)?;
+        match self.proved.get() {
+            Some(proved) if !certificate.proofs().iter().any(|key| key.is(proved)) => Err(AuthError::WrongCookie),
+            _ => Ok(()),
+        }
     }
 
     /// A secret that only the two ends of this very link know.

@@ -13,7 +13,7 @@ pub(crate) mod tls;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use quinn::VarInt;
@@ -110,6 +110,10 @@ pub(crate) struct Endpoint {
     network: Network,
     transport: Arc<quinn::TransportConfig>,
     handshake_timeout: Duration,
+    identity: Arc<OnceLock<Tls>>,
+    /// How a test lets arrivals in, in place of the identity.
+    #[cfg(test)]
+    posing: Arc<std::sync::Mutex<Option<Arc<quinn::ServerConfig>>>>,
 }
 
 impl Endpoint {
@@ -129,12 +133,23 @@ impl Endpoint {
                 quinn::Endpoint::new_with_abstract_socket(endpoint, None, host.bind(address.port())?, runtime)?
             }
         };
-        Ok(Self { quinn, network, transport: Arc::new(transport(config)), handshake_timeout: config.handshake_timeout })
+        Ok(Self {
+            quinn,
+            network,
+            transport: Arc::new(transport(config)),
+            handshake_timeout: config.handshake_timeout,
+            identity: Arc::default(),
+            #[cfg(test)]
+            posing: Arc::default(),
+        })
     }
 
     /// Gives the endpoint its identity; from now on it accepts.
     pub(crate) fn identify(&self, tls: &Tls, config: &Config) {
-        let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls.server_config()));
+        let _ = self.identity.set(tls.clone());
+        // Each arrival is let in by what holds at that moment. What the endpoint itself has stays for its life, and with it
+        // the key of its retry tokens.
+        let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls::closed_config()));
         let mut tokens = quinn::ValidationTokenConfig::default();
         tokens.sent(0);
         server
@@ -144,6 +159,11 @@ impl Endpoint {
             .incoming_buffer_size(config.incoming_buffer as u64)
             .incoming_buffer_size_total(config.incoming_buffer_total as u64);
         self.quinn.set_server_config(Some(server));
+    }
+
+    /// Whether blocking work may go to another thread.
+    pub(crate) fn allows_blocking(&self) -> bool {
+        self.network.allows_blocking()
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -179,7 +199,8 @@ impl Endpoint {
         if !may_be_dialled(address) {
             return Err(ConnectError::BadAddress(address));
         }
-        let mut client = quinn::ClientConfig::new(Arc::new(tls.client_config(expected)));
+        let (client, own) = tls.dial(expected);
+        let mut client = quinn::ClientConfig::new(Arc::new(client));
         client.version(1).transport_config(self.transport.clone());
         let connecting = self.quinn.connect_with(client, address, tls::SERVER_NAME).map_err(|error| match error {
             quinn::ConnectError::EndpointStopping => ConnectError::Shutdown,
@@ -188,13 +209,13 @@ impl Endpoint {
         match tokio::time::timeout(self.handshake_timeout, connecting).await {
             Err(_) => Err(ConnectError::Timeout(self.handshake_timeout)),
             Ok(Err(error)) => Err(link::connect_error(&error, self.handshake_timeout)),
-            Ok(Ok(connection)) => Ok(Link::new(connection)),
+            Ok(Ok(connection)) => Ok(Link::new(connection, own)),
         }
     }
 
     /// The next arrival; `None` once the endpoint is closed.
     pub(crate) async fn accept(&self) -> Option<Arrival> {
-        self.quinn.accept().await.map(|incoming| Arrival { incoming, handshake_timeout: self.handshake_timeout })
+        self.quinn.accept().await.map(|incoming| Arrival { incoming, endpoint: self.clone() })
     }
 
     /// Gives the socket up for another that nobody knows.
@@ -226,7 +247,7 @@ impl Endpoint {
 #[derive(Debug)]
 pub(crate) struct Arrival {
     incoming: quinn::Incoming,
-    handshake_timeout: Duration,
+    endpoint: Endpoint,
 }
 
 impl Arrival {
@@ -248,13 +269,23 @@ impl Arrival {
         None
     }
 
-    /// Completes the TLS handshake.
+    /// Completes the TLS handshake, with what this node presents and whom it trusts at this moment.
     pub(crate) async fn accept(self) -> Result<Link, Option<AuthError>> {
-        let connecting = self.incoming.accept().map_err(|error| tls::classify(&error))?;
-        match tokio::time::timeout(self.handshake_timeout, connecting).await {
+        let Self { incoming, endpoint } = self;
+        let Some(own) = endpoint.identity.get().map(Tls::current) else { return Err(None) };
+        let mut server = quinn::ServerConfig::with_crypto(own.server());
+        server.transport_config(endpoint.transport.clone());
+        let server = Arc::new(server);
+        #[cfg(test)]
+        let server = endpoint.posing.lock().unwrap().clone().unwrap_or(server);
+        let patience = endpoint.handshake_timeout;
+        // The endpoint is not kept from closing by those who are still about to come in.
+        drop(endpoint);
+        let connecting = incoming.accept_with(server).map_err(|error| tls::classify(&error))?;
+        match tokio::time::timeout(patience, connecting).await {
             Err(_) => Err(None),
             Ok(Err(error)) => Err(tls::classify(&error)),
-            Ok(Ok(connection)) => Ok(Link::new(connection)),
+            Ok(Ok(connection)) => Ok(Link::new(connection, own)),
         }
     }
 }

@@ -20,19 +20,19 @@ impl Endpoint {
         client.transport_config(self.transport.clone());
         let connecting = self.quinn.connect_with(client, address, tls::SERVER_NAME).expect("a good address");
         let connected = connecting.await.map_err(|error| super::link::connect_error(&error, self.handshake_timeout));
-        connected.map(Link::new)
+        connected.map(|connection| Link::new(connection, tls::tests::nobody()))
     }
 
     /// Accepts with any TLS configuration.
     pub(crate) fn serve_as(&self, tls: QuicServerConfig) {
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
         server.transport_config(self.transport.clone());
-        self.quinn.set_server_config(Some(server));
+        *self.posing.lock().unwrap() = Some(Arc::new(server));
     }
 
     /// Sends a first packet, and lets whoever holds the result decide how long it is repeated.
     pub(crate) fn knock(&self, tls: &Tls, address: SocketAddr, expected: &NodeName) -> Knock {
-        let mut client = quinn::ClientConfig::new(Arc::new(tls.client_config(Some(expected))));
+        let mut client = quinn::ClientConfig::new(Arc::new(tls.dial(Some(expected)).0));
         client.transport_config(self.transport.clone());
         Knock { _connecting: self.quinn.connect_with(client, address, tls::SERVER_NAME).expect("a good address") }
     }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use distribute::{
-    AskError, CallError, CastError, Config, Cookie, Effect, Identity, Mailbox, Message, Method, Node, NodeName,
-    ReplyTo, SinkError, Trace,
+    AskError, CallError, Caller, CastError, Config, Cookie, Effect, Mailbox, Message, Method, Node, NodeName, ReplyTo,
+    SinkError, Trace,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -184,7 +184,7 @@ async fn deadlines_and_traces_go_from_call_to_call() {
         .serve(OUTER, move |call, ()| {
             let (rpc, to) = (rpc.clone(), to.clone());
             assert_eq!((call.caller(), call.trace()), (&caller, Some(trace)));
-            assert_eq!(call.identity(), Identity::Node(caller.name().clone()));
+            assert_eq!(call.identity(), Caller::Node(caller.name().clone()));
             async move {
                 let hour = Duration::from_secs(3600);
                 let (inherited, seen) = rpc.call(&to, INNER, ()).timeout(hour).await.unwrap();

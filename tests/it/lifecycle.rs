@@ -359,7 +359,7 @@ async fn ipv6_nodes_connect() {
 async fn a_bad_start_is_a_typed_error() {
     let start = |name: &'static str| Node::builder(name).cookie(Cookie::generate()).start();
     assert!(matches!(start("nameless").await, Err(StartError::Name { .. })));
-    assert!(matches!(Node::builder("a@127.0.0.1:0").start().await, Err(StartError::NoCookie)));
+    assert!(matches!(Node::builder("a@127.0.0.1:0").start().await, Err(StartError::NoIdentity)));
     let mut config = distribute::Config::default();
     config.lanes = 0;
     let bad = Node::builder("a@127.0.0.1:0").cookie(Cookie::generate()).config(config).start().await;

@@ -23,3 +23,4 @@ mod processes;
 mod registry;
 mod stats;
 mod tidy;
+mod trust;

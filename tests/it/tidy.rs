@@ -30,6 +30,7 @@ const FLOORS: &[&[&str]] = &[
         "election",
         "health",
         "stats",
+        "trust",
         "actor",
         "pieces",
         "sim",

@@ -45,7 +45,8 @@ impl Fake {
         let cluster = ClusterName::parse(cluster).unwrap();
         let config = Config::default();
         let endpoint = Endpoint::bind((&host).into(), at, &config).unwrap();
-        let tls = Tls::from_cookie(&ClusterKeys::derive(cookie, &cluster), &cluster, &name).unwrap();
+        let keys = ClusterKeys::derive(cookie, &cluster);
+        let tls = Tls::new(&cluster, &name, Some(keys), None, None).unwrap();
         endpoint.identify(&tls, &config);
         Self { host, endpoint, tls, cluster, id: NodeId::new(name, 1_000) }
     }
@@ -97,7 +98,7 @@ impl Fake {
             role,
             name: &hello.name,
             incarnation: hello.incarnation,
-            own_spki: self.tls.own_spki(),
+            own_spki: &self.tls.own_spki(),
             peer_spki: peer.spki(),
         });
     }

@@ -68,7 +68,12 @@ fn altered() -> Vec<(&'static str, Alter, Code, ConnectError)> {
             Code::NAME_MISMATCH,
             mismatch,
         ),
-        ("another mode", |hello| hello.mode = Mode::Pki, Code::MODE_MISMATCH, ConnectError::ModeMismatch),
+        (
+            "another mode",
+            |hello| hello.mode = Mode::Pki,
+            Code::MODE_MISMATCH,
+            ConnectError::Auth(AuthError::ModeMismatch),
+        ),
         ("no codec", |hello| hello.codecs.clear(), Code::VERSION, protocol.clone()),
         ("no incarnation", |hello| hello.incarnation = 0, Code::PROTOCOL, protocol.clone()),
         ("no possible incarnation", |hello| hello.incarnation = 1 << 62, Code::PROTOCOL, protocol.clone()),

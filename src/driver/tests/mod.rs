@@ -21,6 +21,7 @@ mod newer;
 mod services;
 mod strangers;
 mod streams;
+mod trust;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -126,6 +126,88 @@ fn of_two_links_by_one_side_the_later_stays() {
     );
 }
 
+/// A node that presents something else exchanges its links: the old one serves until the new one is up.
+#[test]
+fn an_outdated_link_is_exchanged_for_another() {
+    let mut side = side("a@h");
+    let old = side.up("b@h", 7);
+    assert_eq!(side.handle(Input::Outdated { link: old }), [dial(5, "b@h", greeting(7, 0, 0))]);
+    assert_eq!(side.handle(Input::Outdated { link: old }), [], "one dial is enough");
+    let them = peer(&life("b@h", 7), 2, greeting(1, 0, 0));
+    side.handle(Input::Greeted { link: LinkId(5), role: Role::Dialler, peer: them, hearsay: None });
+    assert_eq!(
+        side.handle(Input::Ready { link: LinkId(5) }),
+        [
+            Output::Activate { session: SESSION, link: LinkId(5) },
+            Output::Stop { link: old, code: Code::DUPLICATE_LINK }
+        ]
+    );
+    side.handle(Input::Stopping { link: old });
+    assert_eq!(side.handle(Input::Closed { link: old, code: Some(Code::DUPLICATE_LINK) }), []);
+    assert_eq!(side.handle(Input::Outdated { link: old }), [], "it is gone");
+}
+
+/// The peer's new certificate tells which of two links it wants to keep, although names would tell otherwise.
+#[test]
+fn a_peer_with_another_certificate_exchanges_its_links() {
+    for own in ["a@h", "c@h"] {
+        let mut side = side(own);
+        side.want("b@h");
+        let them = peer(&life("b@h", 7), 2, greeting(1, 0, 0));
+        side.handle(Input::Greeted { link: LinkId(2), role: Role::Dialler, peer: them.clone(), hearsay: None });
+        side.handle(Input::Ready { link: LinkId(2) });
+        let newer = side.links.accepted();
+        let mut them = them;
+        them.certificate = [9; 32];
+        side.handle(Input::Greeted { link: newer, role: Role::Responder, peer: them, hearsay: None });
+        assert_eq!(
+            side.handle(Input::Ready { link: newer }),
+            [
+                Output::Activate { session: SESSION, link: newer },
+                Output::Stop { link: LinkId(2), code: Code::DUPLICATE_LINK }
+            ]
+        );
+    }
+}
+
+/// A peer that does not accept what this node presents by now keeps its link, and is tried again.
+#[test]
+fn an_outdated_link_stays_while_the_peer_refuses_the_next() {
+    let mut side = side("a@h");
+    let old = side.up("b@h", 7);
+    side.handle(Input::Outdated { link: old });
+    for link in [5, 6, 7] {
+        assert_eq!(side.handle(Input::Closed { link: LinkId(link), code: None }), [], "the session goes on");
+        side.now = side.links.poll_timeout().expect("it is tried again");
+        assert_eq!(side.timeout(), [dial(link + 1, "b@h", greeting(7, 0, 0))]);
+    }
+    // Once it is cut off, nobody dials any more.
+    side.handle(Input::Closed { link: LinkId(8), code: None });
+    assert_eq!(
+        side.handle(Input::Closed { link: old, code: Some(Code::TRUST_CHANGED) }),
+        [ended("b@h", 7, DownReason::TrustChanged)]
+    );
+    side.now += LIMITS.backoff_max;
+    assert_eq!(side.timeout(), []);
+}
+
+/// Nobody can dial it, so its link stops, and it dials again.
+#[test]
+fn an_outdated_link_of_a_node_that_cannot_be_dialled_stops() {
+    let mut side = side("a@h");
+    let link = side.links.accepted();
+    let mut them = peer(&life("b@h", 7), 2, greeting(1, 0, 0));
+    them.flags.not_dialable = true;
+    side.handle(Input::Greeted { link, role: Role::Responder, peer: them.clone(), hearsay: None });
+    side.handle(Input::Ready { link });
+    assert_eq!(side.handle(Input::Outdated { link }), [Output::Stop { link, code: Code::OUTDATED }]);
+    let idle = Output::SessionIdle { session: SESSION, peer: name("b@h") };
+    assert_eq!(side.handle(Input::Closed { link, code: Some(Code::OUTDATED) }), [idle]);
+    let next = side.links.accepted();
+    side.handle(Input::Greeted { link: next, role: Role::Responder, peer: them, hearsay: None });
+    assert_eq!(side.handle(Input::Ready { link: next }), [Output::Activate { session: SESSION, link: next }]);
+}
+
 #[test]
 fn a_session_goes_on_after_an_idle_close() {
     let mut side = side("a@h");
@@ -805,6 +887,7 @@ fn peer(id: &NodeId, key: u8, greeting: Greeting) -> Box<Peer> {
     Box::new(Peer {
         id: id.clone(),
         fingerprint: [key; 32],
+        certificate: [1; 32],
         greeting,
         addresses: vec![],
         flags: NodeFlags::default(),

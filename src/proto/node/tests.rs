@@ -370,6 +370,7 @@ impl Side {
         let peer = Box::new(Peer {
             id: life(who, incarnation),
             fingerprint: [incarnation as u8; 32],
+            certificate: [1; 32],
             greeting: super::super::hello::Greeting { known_incarnation: 1, ended: 0, seen_ended: 0 },
             addresses: vec![],
             flags: NodeFlags::default(),

@@ -1,0 +1,98 @@
+//! The trust of a node changes while a peer greets it.
+
+use super::fake::{Fake, closed, control_frame, encode, hear, open, say};
+use super::*;
+use crate::identity::{ClusterKeys, ProofInput, Role};
+use crate::transport::Link;
+use crate::wire::{Code, Control, Hello, StreamKind};
+
+/// Whether a node's HELLO was made with this cookie, for this link.
+fn is_proved(fake: &Fake, link: &Link, hello: &Hello, cookie: &Cookie) -> bool {
+    let key = ClusterKeys::derive(cookie, &fake.cluster).hello;
+    let peer = link.peer(&fake.tls).unwrap();
+    let input = ProofInput {
+        exporter: &link.exporter(),
+        role: Role::Responder,
+        name: &hello.name,
+        incarnation: hello.incarnation,
+        own_spki: peer.spki(),
+        peer_spki: &fake.tls.own_spki(),
+    };
+    key.verify(&input, &hello.proof)
+}
+
+/// The proof speaks of the certificate that the link has presented, although the node presents another by then.
+#[tokio::test(start_paused = true)]
+async fn a_change_during_the_greeting_does_not_tear_it() {
+    let mut world = World::new().await;
+    let (old, new) = (world.cookie.clone(), Cookie::generate());
+    for node in [&world.a, &world.b] {
+        node.trust().accept(&new).await.unwrap();
+    }
+    let fake = world.member("x@10.0.0.9:4370");
+    fake.tls.accept(&ClusterKeys::derive(&new, &fake.cluster)).unwrap();
+    let link = fake.dial(&world.a).await;
+    assert!(world.a.trust().present(&new).await.unwrap().behind.is_empty());
+    let (_send, mut recv) = say(&link, &encode(&fake.hello(&link, Role::Dialler))).await;
+    let hello = hear(&mut recv).await.unwrap();
+    assert!(is_proved(&fake, &link, &hello, &old));
+    assert!(!is_proved(&fake, &link, &hello, &new));
+    // The next link presents the new one.
+    let next = fake.dial(&world.a).await;
+    let (_send, mut recv) = say(&next, &encode(&fake.hello(&next, Role::Dialler))).await;
+    assert!(is_proved(&fake, &next, &hear(&mut recv).await.unwrap(), &new));
+    for link in [link, next] {
+        link.close_as(1, b"");
+    }
+    world.cookie = new;
+    world.is_unharmed().await;
+}
+
+/// A peer that loses its trust at any step of its greeting does not come up.
+#[tokio::test(start_paused = true)]
+async fn who_loses_its_trust_while_it_greets_stays_out() {
+    for step in 0..3 {
+        let mut world = World::new().await;
+        let (old, new) = (world.cookie.clone(), Cookie::generate());
+        for node in [&world.a, &world.b] {
+            node.trust().accept(&new).await.unwrap();
+        }
+        for node in [&world.a, &world.b] {
+            node.trust().present(&new).await.unwrap();
+        }
+        let fake = world.member("x@10.0.0.9:4370");
+        fake.tls.accept(&ClusterKeys::derive(&new, &fake.cluster)).unwrap();
+        let forget = async || {
+            for node in [&world.a, &world.b] {
+                assert_eq!(node.trust().forget(&old).await.unwrap().closed, []);
+            }
+        };
+        let link = fake.dial(&world.a).await;
+        if step == 0 {
+            forget().await;
+        }
+        let (_send, mut recv) = say(&link, &encode(&fake.hello(&link, Role::Dialler))).await;
+        let mut control = None;
+        if step > 0 {
+            hear(&mut recv).await.unwrap();
+            link.raise_limits(1000);
+            if step == 1 {
+                forget().await;
+            }
+            let ready = [&[StreamKind::Control.to_byte()], &control_frame(Control::Ready)[..]].concat();
+            control = Some(open(&link, &ready).await);
+            if step == 2 {
+                // It is up, and swept away again.
+                assert_eq!(world.next_event().await, NodeEvent::Up(fake.id.clone()));
+                for (node, gone) in [(&world.a, true), (&world.b, false)] {
+                    assert_eq!(node.trust().forget(&old).await.unwrap().closed.len(), usize::from(gone));
+                }
+                assert_eq!(world.next_event().await, NodeEvent::Down(fake.id.clone(), DownReason::TrustChanged));
+            }
+        }
+        assert_eq!(closed(&link).await.code, Code::TRUST_CHANGED, "step {step}");
+        drop(control);
+        world.cookie = new;
+        world.is_unharmed().await;
+    }
+}
