@@ -15,6 +15,7 @@ use crate::driver::subscriber::Subscriber;
 use crate::driver::{Command, Shared};
 use crate::error::{ConnectError, PingError};
 use crate::id::{NodeId, NodeName};
+use crate::proto::admission::AdmissionCounters;
 use crate::wire::Unreadable;
 
 /// The nodes that this one has sessions with. Cheap to clone.
@@ -145,6 +146,16 @@ impl Cluster {
             wrong_version: count(Unreadable::Version),
             malformed: count(Unreadable::Malformed),
         })
+    }
+
+    /// Returns what has become of those who dialled this node, since its start. All are zero once it is shut down.
+    ///
+    /// # Cancel safety
+    /// Dropping it has no effect.
+    pub async fn admission(&self) -> AdmissionCounters {
+        let (done, counters) = oneshot::channel();
+        self.shared.command(Command::AdmissionCounters { done });
+        counters.await.unwrap_or_default()
     }
 
     /// Subscribes to what happens to sessions: first an `Up` for each present one, then every change.

@@ -61,8 +61,13 @@ pub struct Config {
     /// Peers whose session counts are remembered. Default 4096; at least `peers_max`.
     pub peers_remembered: usize,
     /// Incoming links that may be in their handshake or greeting at one time; more are refused. Default 128, about
-    /// 3.5 MiB. From a quarter of it on, who comes must first prove the address, at the cost of a round trip.
+    /// 3.5 MiB. From a quarter of it on, who comes must first prove the address, at the cost of a round trip. A source, an
+    /// IPv4 address or a /64 of IPv6, that had ten handshakes refused within ten seconds is ignored for ten seconds, unless a
+    /// member is known there. See [`Cluster::admission`](crate::Cluster::admission).
     pub handshakes_max: usize,
+    /// How many more may be, beside these, of addresses where a member is known. Default 32. None, and a crowd of strangers
+    /// keeps members from coming back.
+    pub handshakes_reserved: usize,
     /// First packets of strangers that may wait to be looked at. Default 256; more are dropped by QUIC.
     pub incoming_max: usize,
     /// Bytes that may wait of each of these, and of all together. Default 16 KiB and 4 MiB.
@@ -304,6 +309,7 @@ impl Default for Config {
             peers_max: 1024,
             peers_remembered: 4096,
             handshakes_max: 128,
+            handshakes_reserved: 32,
             incoming_max: 256,
             incoming_buffer: 16 * KIB,
             incoming_buffer_total: 4 * MIB,

@@ -1,5 +1,7 @@
 //! Ways into a cluster: where its members may be found, asked again and again.
 
+mod report;
+
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
@@ -10,6 +12,8 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+pub(crate) use self::report::Joins;
+pub use self::report::{JoinOutcome, JoinReport};
 use crate::driver::journal::target;
 use crate::driver::{Shared, peers};
 use crate::error::ConnectError;
@@ -121,8 +125,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Looks for other members for as long as the node runs: all places while it sees no other, one at a time later, in
 /// case that two clusters should be one.
-pub(crate) async fn seek(shared: Arc<Shared>, ways: Ways, seed: u64) {
-    let mut seeker = Seeker { shared, ways, rng: fastrand::Rng::with_seed(seed), known: HashMap::new() };
+pub(crate) async fn seek(shared: Arc<Shared>, ways: Ways, seed: u64, joins: Arc<Joins>) {
+    let rng = fastrand::Rng::with_seed(seed);
+    let mut seeker = Seeker { shared, ways, rng, known: HashMap::new(), joins, is_first: true };
     let shared = seeker.shared.clone();
     tokio::select! {
         () = shared.stopped() => {}
@@ -136,6 +141,10 @@ struct Seeker {
     rng: fastrand::Rng,
     /// Who answered at addresses that name nobody, as of the last round.
     known: HashMap<SocketAddr, NodeName>,
+    /// What has come of all that was tried.
+    joins: Arc<Joins>,
+    /// All places are tried once, whoever answers, so that it is known of each whether it is good for anything.
+    is_first: bool,
 }
 
 impl Seeker {
@@ -144,7 +153,7 @@ impl Seeker {
         while !self.shared.is_stopping() && !self.shared.members.is_closed() {
             let contacts = self.contacts().await;
             self.known.retain(|address, _| contacts.contains(&Contact::Address(*address)));
-            if self.is_alone() {
+            if self.is_alone() || self.is_first {
                 self.try_all(contacts).await;
             } else {
                 self.try_all(contacts.into_iter().take(1).collect()).await;
@@ -200,13 +209,30 @@ impl Seeker {
                 place => places.push(place),
             }
         }
-        let met = Met::new(self.shared.id().name(), &self.shared.members.snapshot());
-        places.retain(|place| !met.holds(place, &self.known) && !self.has_session(place));
         places.sort();
         places.dedup();
-        self.rng.shuffle(&mut places);
-        places.truncate(CONTACTS_MAX);
-        places
+        let met = Met::new(self.shared.id().name(), &self.shared.members.snapshot());
+        let (met, mut unmet): (Vec<_>, Vec<_>) =
+            places.into_iter().partition(|place| met.holds(place, &self.known) || self.has_session(place));
+        self.rng.shuffle(&mut unmet);
+        unmet.truncate(CONTACTS_MAX);
+        self.joins.places(self.ways.names.iter().cloned().map(Contact::Node).chain(met.iter().chain(&unmet).cloned()));
+        for place in &met {
+            self.joins.met(place, self.is_own(place));
+        }
+        unmet
+    }
+
+    fn is_own(&self, place: &Contact) -> bool {
+        let own = self.shared.id();
+        match place {
+            Contact::Node(name) => name == own.name(),
+            Contact::Address(address) => {
+                let answered = self.known.get(address).is_some_and(|name| name == own.name());
+                answered || own.name().host() == HostName::Ip(address.ip()) && own.name().port() == address.port()
+            }
+            Contact::Host(..) => false,
+        }
     }
 
     /// A peer will tell of others by itself.
@@ -214,58 +240,100 @@ impl Seeker {
         matches!(place, Contact::Node(name) if self.shared.session(name).is_some())
     }
 
-    /// Tries these places, some at a time, until one leads to a session.
+    /// Tries these places, some at a time, until one leads to a session. The first time the others are tried beside what comes
+    /// next.
     async fn try_all(&mut self, contacts: Vec<Contact>) {
-        let mut contacts = contacts.into_iter();
-        let mut tries = JoinSet::new();
+        let mut round = Round::new(&self.shared, &self.joins, contacts);
+        while let Some((place, name, is_linked)) = round.next().await {
+            if let (Contact::Address(address), Some(name)) = (place, name) {
+                self.known.insert(address, name);
+            }
+            if is_linked && self.is_first {
+                self.is_first = false;
+                tokio::spawn(round.finish());
+                return;
+            }
+            if is_linked {
+                // What was begun beside it goes on in the node task.
+                return;
+            }
+        }
+        self.is_first = false;
+        self.joins.tried();
+    }
+}
+
+/// Places that are tried, some at a time.
+struct Round {
+    shared: Arc<Shared>,
+    joins: Arc<Joins>,
+    contacts: std::vec::IntoIter<Contact>,
+    tries: JoinSet<(Contact, Option<NodeName>, bool)>,
+}
+
+impl Round {
+    fn new(shared: &Arc<Shared>, joins: &Arc<Joins>, contacts: Vec<Contact>) -> Self {
+        let (shared, joins) = (shared.clone(), joins.clone());
+        Self { shared, joins, contacts: contacts.into_iter(), tries: JoinSet::new() }
+    }
+
+    /// What came of the next of them: where, who is there, and whether there is a session with it.
+    async fn next(&mut self) -> Option<(Contact, Option<NodeName>, bool)> {
         loop {
-            while tries.len() < PARALLEL
-                && let Some(contact) = contacts.next()
+            while self.tries.len() < PARALLEL
+                && let Some(contact) = self.contacts.next()
             {
-                tries.spawn(enter(self.shared.clone(), contact));
-            }
-            match tries.join_next().await {
-                Some(Ok(Entered { place, name, is_linked })) => {
-                    if let (Contact::Address(address), Some(name)) = (place, name) {
-                        self.known.insert(address, name);
-                    }
-                    if is_linked {
-                        // What was begun beside it goes on in the node task.
-                        return;
-                    }
+                if let Contact::Node(name) = &contact
+                    && self.shared.members.member(name).is_some_and(|member| member.state.is_live())
+                {
+                    self.joins.met(&contact, false);
+                    continue;
                 }
-                Some(Err(_)) => {}
-                None => return,
+                self.tries.spawn(enter(self.shared.clone(), self.joins.clone(), contact));
             }
+            match self.tries.join_next().await? {
+                Ok(entered) => return Some(entered),
+                Err(_) => continue,
+            }
+        }
+    }
+
+    /// Tries those that are left.
+    async fn finish(mut self) {
+        let shared = self.shared.clone();
+        let trying = async {
+            while self.next().await.is_some() {}
+            self.joins.tried();
+        };
+        tokio::select! {
+            () = shared.stopped() => {}
+            () = trying => {}
         }
     }
 }
 
-/// What came of one place.
-struct Entered {
-    place: Contact,
-    name: Option<NodeName>,
-    is_linked: bool,
-}
-
-async fn enter(shared: Arc<Shared>, place: Contact) -> Entered {
-    let name = match &place {
-        Contact::Node(name) => Some(name.clone()),
+async fn enter(shared: Arc<Shared>, joins: Arc<Joins>, place: Contact) -> (Contact, Option<NodeName>, bool) {
+    let answers = match &place {
+        Contact::Node(name) => Ok(name.clone()),
         Contact::Address(address) => peers::who_answers(&shared, *address).await,
-        Contact::Host(..) => None,
+        // It was resolved before.
+        Contact::Host(..) => return (place, None, false),
     };
-    let is_linked = match &name {
-        Some(name) => match shared.connect(name, false).await {
-            Ok(_) => true,
-            Err(ConnectError::IsSelf) => false,
-            Err(error) => {
-                tracing::info!(target: target::NODE, %name, %error, "could not join yet");
-                false
-            }
-        },
-        None => false,
+    let name = answers.as_ref().ok().cloned();
+    let entered = match answers {
+        Ok(name) => shared.connect(&name, false).await.map(|_| name),
+        Err(error) => Err(error),
     };
-    Entered { place, name, is_linked }
+    let is_linked = entered.is_ok();
+    match entered {
+        Ok(name) => joins.answered(&place, name),
+        Err(ConnectError::IsSelf) => joins.met(&place, true),
+        Err(error) => {
+            tracing::info!(target: target::NODE, ?place, %error, "could not join yet");
+            joins.came_of(&place, JoinOutcome::Failed(error));
+        }
+    }
+    (place, name, is_linked)
 }
 
 /// Where this node is, and the members that live: nobody need look there.
@@ -467,23 +535,24 @@ mod tests {
         let world = World::new();
         let (a, b) = (world.node("a@10.0.0.1:4370", 1).await, world.node("b@10.0.0.2:4370", 2).await);
         let ask = || peers::who_answers(a.shared(), (ip(2), 4370).into());
-        assert_eq!(ask().await.as_ref(), Some(b.name()), "before any session");
+        assert_eq!(ask().await.as_ref(), Ok(b.name()), "before any session");
         a.cluster().connect(b.name()).await.unwrap();
         let mut events = [&a, &b].map(|node| node.cluster().node_events());
         for events in &mut events {
             assert!(matches!(events.next().await, Some(NodeEvent::Up(_))));
         }
-        assert_eq!(ask().await.as_ref(), Some(b.name()));
+        assert_eq!(ask().await.as_ref(), Ok(b.name()));
         for events in &mut events {
             assert!(tokio::time::timeout(Duration::from_secs(30), events.next()).await.is_err(), "nothing has ended");
         }
         for round in 0..3 {
             a.cluster().disconnect(b.name()).await;
-            assert_eq!(ask().await.as_ref(), Some(b.name()), "{round}");
+            assert_eq!(ask().await.as_ref(), Ok(b.name()), "{round}");
             assert!(a.cluster().connect(b.name()).await.is_ok());
         }
-        assert_eq!(peers::who_answers(a.shared(), (ip(1), 4370).into()).await.as_ref(), Some(a.name()), "itself");
-        assert_eq!(peers::who_answers(a.shared(), (ip(9), 4370).into()).await, None);
+        assert_eq!(peers::who_answers(a.shared(), (ip(1), 4370).into()).await.as_ref(), Ok(a.name()), "itself");
+        let nobody = peers::who_answers(a.shared(), (ip(9), 4370).into()).await;
+        assert!(matches!(nobody, Err(ConnectError::Timeout(_))), "{nobody:?}");
     }
 
     /// An error, a panic and silence of some sources do not keep the others from being used.

@@ -21,6 +21,20 @@ pub enum Effect {
     Done,
 }
 
+/// Errors that know whether what failed may have happened all the same: those of this crate, and your own.
+///
+/// It is what [`Retry`](crate::Retry) goes by.
+pub trait HasEffect {
+    /// Tells whether what failed may have happened all the same.
+    fn effect(&self) -> Effect;
+
+    /// Tells whether it would fail again for the same reason, however long one waits: what was to be sent is too large, say.
+    /// The default is false.
+    fn is_lasting(&self) -> bool {
+        false
+    }
+}
+
 /// Any error of this crate, for `?`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -81,6 +95,10 @@ pub enum Error {
     #[error(transparent)]
     NamedSend(#[from] NamedSendError),
     #[error(transparent)]
+    Batch(#[from] BatchError),
+    #[error(transparent)]
+    NamedAsk(#[from] NamedAskError),
+    #[error(transparent)]
     Join(#[from] JoinError),
     #[error(transparent)]
     Leave(#[from] LeaveError),
@@ -120,6 +138,8 @@ impl Error {
             Self::Replace(error) => error.effect(),
             Self::Update(error) => error.effect(),
             Self::NamedSend(error) => error.effect(),
+            Self::Batch(error) => error.effect(),
+            Self::NamedAsk(error) => error.effect(),
             Self::Join(error) => error.effect(),
             Self::Leave(error) => error.effect(),
             Self::Broadcast(error) => error.effect(),
@@ -903,15 +923,24 @@ pub enum WaitError {
     Shutdown,
 }
 
-/// Why a message to a name was not sent: the effect is always [`Effect::NotDone`].
+/// Why a message to a name, or one of a batch, was not sent: the effect is always [`Effect::NotDone`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NamedSendError {
+    /// The text can be no name.
+    #[error("not a name")]
+    Name(#[from] KeyError),
     /// The name leads to no mailbox of that type.
     #[error("the name leads to no mailbox")]
     Lookup(#[from] LookupError),
+    /// Nobody had the name in time.
+    #[error("not registered within {0:?}")]
+    Absent(Duration),
+    /// There was no session with the mailbox's node, or no room in the mailbox, in time.
+    #[error("not accepted within {0:?}")]
+    Timeout(Duration),
     /// The mailbox of that name did not get it.
-    #[error("not sent to the mailbox of that name")]
+    #[error("not sent to the mailbox")]
     Send(#[from] SendError),
 }
 
@@ -919,6 +948,57 @@ impl NamedSendError {
     /// Returns [`Effect::NotDone`].
     pub fn effect(&self) -> Effect {
         Effect::NotDone
+    }
+}
+
+/// Which messages of a batch were not accepted. The others are sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{} of {total} messages were not accepted, the first at {position}", rest.len() + 1)]
+#[non_exhaustive]
+pub struct BatchError {
+    /// How many messages there were.
+    pub total: usize,
+    /// The first that was not accepted, counted from 0.
+    pub position: usize,
+    /// Why that one was not.
+    #[source]
+    pub reason: NamedSendError,
+    /// The others that were not accepted, with their positions in rising order.
+    pub rest: Vec<(usize, NamedSendError)>,
+}
+
+impl BatchError {
+    /// Returns the messages that were not accepted, by their positions, which rise from 0, and why.
+    pub fn failed(&self) -> impl Iterator<Item = (usize, &NamedSendError)> {
+        let rest = self.rest.iter().map(|(at, reason)| (*at, reason));
+        std::iter::once((self.position, &self.reason)).chain(rest)
+    }
+
+    /// Tells whether something was sent: [`Effect::NotDone`] when nothing was accepted, else [`Effect::Unknown`].
+    pub fn effect(&self) -> Effect {
+        if self.rest.len() + 1 == self.total { Effect::NotDone } else { Effect::Unknown }
+    }
+}
+
+/// Why a question to a name has no reply.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NamedAskError {
+    /// The name leads to no mailbox of that type. Nothing was sent.
+    #[error("the name leads to no mailbox")]
+    Lookup(#[from] LookupError),
+    /// The mailbox of that name gave no reply.
+    #[error("no reply from the mailbox of that name")]
+    Ask(#[from] AskError),
+}
+
+impl NamedAskError {
+    /// Tells whether the question may have been acted on.
+    pub fn effect(&self) -> Effect {
+        match self {
+            Self::Lookup(_) => Effect::NotDone,
+            Self::Ask(error) => error.effect(),
+        }
     }
 }
 
@@ -1014,5 +1094,188 @@ impl BroadcastError {
     /// Returns [`Effect::NotDone`].
     pub fn effect(&self) -> Effect {
         Effect::NotDone
+    }
+}
+
+/// What the errors say of their effect, for [`HasEffect`]; and which of them would be the same however long one waits.
+macro_rules! has_effect {
+    ($($error:ident: $lasting:pat,)*) => {$(
+        impl HasEffect for $error {
+            fn effect(&self) -> Effect {
+                self.effect()
+            }
+
+            fn is_lasting(&self) -> bool {
+                matches!(self, $lasting)
+            }
+        }
+    )*};
+}
+
+has_effect! {
+    ConnectError: Self::BadAddress(_) | Self::IsSelf | Self::Shutdown,
+    PingError: Self::NotConnected(ConnectError::BadAddress(_) | ConnectError::Shutdown),
+    SendError: Self::TooLarge { .. } | Self::Encode(_) | Self::Unbound | Self::WrongType(_) | Self::Shutdown,
+    CallError: Self::TooLarge { .. }
+        | Self::Encode(_)
+        | Self::Mismatch(_)
+        | Self::Undecodable
+        | Self::NotConnected(_, Some(ConnectError::Shutdown)),
+    CastError: Self::TooLarge { .. } | Self::Encode(_) | Self::NotConnected(_, Some(ConnectError::Shutdown)),
+    SinkError: _,
+    PublishError: Self::TooLarge { .. } | Self::Encode(_) | Self::Shutdown,
+    RegisterError: Self::MailboxClosed(_)
+        | Self::WrongNode(_)
+        | Self::TooLarge { .. }
+        | Self::NotInScope
+        | Self::Shutdown,
+    UnregisterError: Self::NotOwner { .. } | Self::NotRegistered | Self::Shutdown,
+    ReplaceError: Self::NotOwner { .. }
+        | Self::NotRegistered
+        | Self::MailboxClosed(_)
+        | Self::WrongNode(_)
+        | Self::TooLarge { .. }
+        | Self::NotInScope
+        | Self::Shutdown,
+    JoinError: Self::NotLocal(_) | Self::Shutdown,
+    LeaveError: _,
+    BroadcastError: _,
+}
+
+impl HasEffect for AskError {
+    fn effect(&self) -> Effect {
+        self.effect()
+    }
+
+    fn is_lasting(&self) -> bool {
+        matches!(self, Self::NotSent(error) if error.is_lasting())
+    }
+}
+
+impl<E> HasEffect for UpdateError<E> {
+    fn effect(&self) -> Effect {
+        self.effect()
+    }
+
+    fn is_lasting(&self) -> bool {
+        matches!(self, Self::Failed(_) | Self::TooLarge { .. } | Self::Shutdown)
+    }
+}
+
+/// A name that is not there may be there soon.
+impl HasEffect for LookupError {
+    fn effect(&self) -> Effect {
+        Effect::NotDone
+    }
+
+    fn is_lasting(&self) -> bool {
+        matches!(self, Self::TagMismatch { .. })
+    }
+}
+
+impl HasEffect for WaitError {
+    fn effect(&self) -> Effect {
+        Effect::NotDone
+    }
+
+    fn is_lasting(&self) -> bool {
+        matches!(self, Self::TagMismatch { .. } | Self::Shutdown)
+    }
+}
+
+impl HasEffect for NamedSendError {
+    fn effect(&self) -> Effect {
+        self.effect()
+    }
+
+    fn is_lasting(&self) -> bool {
+        match self {
+            Self::Name(_) => true,
+            Self::Lookup(error) => error.is_lasting(),
+            Self::Send(error) => error.is_lasting(),
+            Self::Absent(_) | Self::Timeout(_) => false,
+        }
+    }
+}
+
+impl HasEffect for BatchError {
+    fn effect(&self) -> Effect {
+        self.effect()
+    }
+
+    fn is_lasting(&self) -> bool {
+        self.failed().any(|(_, reason)| reason.is_lasting())
+    }
+}
+
+impl HasEffect for SpawnError {
+    fn effect(&self) -> Effect {
+        self.effect()
+    }
+
+    fn is_lasting(&self) -> bool {
+        match self {
+            Self::EmptyPool | Self::Name(_) | Self::Shutdown => true,
+            Self::Register(error) => error.is_lasting(),
+            Self::Join(error) => error.is_lasting(),
+        }
+    }
+}
+
+impl HasEffect for NamedAskError {
+    fn effect(&self) -> Effect {
+        self.effect()
+    }
+
+    fn is_lasting(&self) -> bool {
+        match self {
+            Self::Lookup(error) => error.is_lasting(),
+            Self::Ask(error) => error.is_lasting(),
+        }
+    }
+}
+
+impl HasEffect for Error {
+    fn effect(&self) -> Effect {
+        self.effect()
+    }
+
+    fn is_lasting(&self) -> bool {
+        match self {
+            Self::Connect(error) => error.is_lasting(),
+            Self::Ping(error) => error.is_lasting(),
+            Self::Send(error) => error.is_lasting(),
+            Self::Call(error) => error.is_lasting(),
+            Self::Cast(error) => error.is_lasting(),
+            Self::Sink(error) => error.is_lasting(),
+            Self::Ask(error) => error.is_lasting(),
+            Self::Publish(error) => error.is_lasting(),
+            Self::Register(error) => error.is_lasting(),
+            Self::Unregister(error) => error.is_lasting(),
+            Self::Replace(error) => error.is_lasting(),
+            Self::Update(error) => error.is_lasting(),
+            Self::Lookup(error) => error.is_lasting(),
+            Self::Wait(error) => error.is_lasting(),
+            Self::NamedSend(error) => error.is_lasting(),
+            Self::Spawn(error) => error.is_lasting(),
+            Self::Batch(error) => error.is_lasting(),
+            Self::NamedAsk(error) => error.is_lasting(),
+            Self::Join(error) => error.is_lasting(),
+            Self::Leave(error) => error.is_lasting(),
+            Self::Broadcast(error) => error.is_lasting(),
+            Self::Recv(error) => *error == RecvError::Closed,
+            // What a program gets wrong, or another life of it has to change.
+            Self::Name(_)
+            | Self::Key(_)
+            | Self::Cookie(_)
+            | Self::Identity(_)
+            | Self::Trust(_)
+            | Self::Config(_)
+            | Self::Start(_)
+            | Self::Serve(_)
+            | Self::Metadata(_)
+            | Self::Ready(_)
+            | Self::Scope(_) => true,
+        }
     }
 }

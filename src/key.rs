@@ -4,6 +4,8 @@
 //! lives as long as its last clone: nothing is interned or leaked.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -32,6 +34,13 @@ pub enum KeyError {
         /// Where it begins, in bytes.
         at: usize,
     },
+}
+
+/// What is a name already needs no check.
+impl From<Infallible> for KeyError {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
 }
 
 /// A name of 1 to 255 bytes without control characters. Cheap to clone.
@@ -154,6 +163,39 @@ impl fmt::Debug for Key {
     }
 }
 
+/// What holds for some names and families of names, and not for the rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ByName<T> {
+    names: BTreeMap<Arc<str>, T>,
+    /// By what all names of the family begin with.
+    families: BTreeMap<Arc<str>, T>,
+}
+
+impl<T> Default for ByName<T> {
+    fn default() -> Self {
+        Self { names: BTreeMap::new(), families: BTreeMap::new() }
+    }
+}
+
+impl<T> ByName<T> {
+    pub(crate) fn set_name(&mut self, name: Arc<str>, value: T) {
+        self.names.insert(name, value);
+    }
+
+    pub(crate) fn set_family(&mut self, prefix: Arc<str>, value: T) {
+        self.families.insert(prefix, value);
+    }
+
+    /// What holds for a name: what was said of it alone, or else of the narrowest family that it is of.
+    pub(crate) fn of(&self, name: &str) -> Option<&T> {
+        self.names.get(name).or_else(|| {
+            // Of several prefixes of one name the longest is the greatest.
+            let families = self.families.iter().rev();
+            families.into_iter().find(|(prefix, _)| name.starts_with(&***prefix)).map(|(_, value)| value)
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeSet, HashSet};
@@ -161,6 +203,29 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_name_goes_before_its_family_and_a_narrow_family_before_a_wide_one() {
+        let mut rules = ByName::default();
+        for (prefix, value) in [("user/", 1), ("user/vip/", 2), ("a/", 3)] {
+            rules.set_family(prefix.into(), value);
+        }
+        rules.set_name("user/7".into(), 4);
+        rules.set_name("lone".into(), 5);
+        for (name, value) in [
+            ("user/1", Some(1)),
+            ("user/7", Some(4)),
+            ("user/70", Some(1)),
+            ("user/vip/7", Some(2)),
+            ("user", None),
+            ("users/1", None),
+            ("lone", Some(5)),
+            ("a/", Some(3)),
+            ("zebra", None),
+        ] {
+            assert_eq!(rules.of(name).copied(), value, "{name}");
+        }
+    }
 
     const ORDERS: Key = Key::new("orders");
 

@@ -1,8 +1,9 @@
 //! Encrypted clusters for Rust services, over QUIC: typed messages and calls between nodes.
 //!
-//! A [`Node`] is one QUIC endpoint in your process. Nodes that hold the same [`Cookie`] form a cluster; a stranger is turned
-//! away by TLS, before any application data. On a node you open a [`Mailbox`], whose [`Address`] sends to it from anywhere,
-//! and serve a [`Method`], which other nodes call. Links between nodes are made when they are first needed.
+//! A [`Node`] is one QUIC endpoint in your process. Nodes that hold the same [`Cookie`], or certificates of one PKI, form a
+//! cluster; a stranger is turned away by TLS, before any application data. On a node you open a [`Mailbox`], whose
+//! [`Address`] sends to it from anywhere, and serve a [`Method`], which other nodes call. Links between nodes are made when
+//! they are first needed.
 //!
 //! ```
 //! use distribute::{Cookie, Message, Method, Node};
@@ -36,8 +37,12 @@
 //! # Ok(()) }
 //! ```
 //!
-//! `examples/tour.rs` does the same with a process per node, `examples/partition.rs` tests a service under a partition, and
-//! `examples/names.rs` shows what becomes of a name in one.
+//! `examples/README.md` lists programs that do more, most with a process per node; `examples/partition.rs` shows how to test a
+//! service of your own under a partition.
+//!
+//! # Who is a member
+//! Whoever shows the [`Cookie`] of the cluster, or a certificate of its PKI, or both: [`Identity`]. Both ends of each link
+//! prove it before anything else is read. [`Node::trust`] changes cookies, certificates and lists while the node runs.
 //!
 //! # Order, loss, back-pressure
 //! Two nodes talk within a *session*, which begins with the first link between them. Links come and go (an idle one is
@@ -57,21 +62,12 @@
 //! lives. A member that is suspected has time to object, so a busy one is not taken for dead; a dead one is gone
 //! everywhere in seconds. [`Node::gossip`] tells small facts to all who live, [`Node::health`] sums up what is wrong.
 //!
-//! # Names
-//! A mailbox may have a [`Name`], which one mailbox of the cluster has at a time: [`Registry::register`] asks the nodes
-//! that decide, [`Registry::lookup`] reads memory. A name goes with its mailbox and with its node. Two sides of a partition
-//! go on alone, and when they meet again the older claim stands on all nodes alike, and the other is told: [`Registry`] has
-//! the rules. A node takes part once it knows the names that there are: [`Node::ready`].
-//!
 //! # Names, groups, monitors
-//! [`Node::registry`] gives names to mailboxes: one owner each, found from memory on every node. [`Node::groups`] makes
-//! mailboxes members of groups, to which any node broadcasts. [`Node::monitor`] and [`Mailbox::monitor`] tell once that a
+//! A mailbox may have a [`Name`], which one mailbox of the cluster has at a time: [`Registry::register`] asks the nodes that
+//! decide, [`Registry::lookup`] reads memory. It goes with its mailbox and with its node. [`Node::groups`] makes mailboxes
+//! members of groups, to which any node broadcasts. [`Node::monitor`] and [`Mailbox::monitor`] tell once that a
 //! mailbox or a node is gone, and why. A node has the names and groups of its cluster when it is [ready](Node::ready). What
 //! happens to names in a partition, and whose claim stands after it, is told at [`Registry`].
-//!
-//! # Who is a member
-//! Whoever shows the [`Cookie`] of the cluster, or a certificate of its PKI, or both: [`Identity`]. Both ends of each link
-//! prove it before anything else is read. [`Node::trust`] changes cookies, certificates and lists while the node runs.
 //!
 //! # Actors
 //! [`Node::actor`] runs a state and its handler in a task of their own, one message at a time: with a name that it has
@@ -95,6 +91,11 @@
 //! Every future may be dropped, and says in its documentation what that means: a receive that is dropped takes no message,
 //! a send that is dropped has sent nothing or was accepted in that instant, a call that is dropped tells the callee to drop
 //! the handler, and a shutdown that is dropped goes on.
+//!
+//! # Counts and correlation
+//! [`Node::stats`] tells at once what a node has done and holds: what went each way, what waits, what became of calls, what
+//! went wrong. A [`CorrelationId`] names an undertaking: it goes along with the calls and messages that are made in its
+//! scope, and with those that their handlers make. It is the id of the W3C [`Trace`] that they carry.
 //!
 //! # Logs
 //! A node tells `tracing` what it does. The levels are for readers:
@@ -162,6 +163,7 @@ compile_error!("distribute needs a TLS provider: enable the feature `aws-lc-rs` 
 // In reading order: what users hold, what runs it, what it is made of.
 mod actor;
 mod ask;
+mod batch;
 mod cluster;
 mod discovery;
 mod envelope;
@@ -174,6 +176,7 @@ mod messaging;
 mod monitor;
 mod node;
 mod registry;
+mod retry;
 mod rpc;
 mod stats;
 mod trust;
@@ -200,11 +203,12 @@ pub use crate::actor::{
     SpawnPool, actor_fn,
 };
 pub use crate::ask::{Ask, ReplyTo};
+pub use crate::batch::{SendBatch, SendStrict};
 pub use crate::cluster::{Cluster, NodeEvents, Refusals};
 pub use crate::codec::{DecodeError, EncodeError};
 pub use crate::config::{Config, ConfigError};
 pub use crate::correlation::{CorrelationId, CorrelationIdError};
-pub use crate::discovery::{Contact, Discovery, Dns};
+pub use crate::discovery::{Contact, Discovery, Dns, JoinOutcome, JoinReport};
 pub use crate::driver::counters::{Flow, Queues, Traffic};
 pub use crate::driver::disputes::{Conflict, ConflictResolver};
 pub use crate::driver::events::NodeEvent;
@@ -216,10 +220,10 @@ pub use crate::driver::names::{NameChange, NameEntry, NameEvent, RegistryCounter
 pub use crate::driver::trust::Changed;
 pub use crate::envelope::{Envelope, EnvelopeError};
 pub use crate::error::{
-    AskError, BroadcastError, CallError, CastError, ConnectError, DownReason, Effect, Error, JoinError, LeaveError,
-    LookupError, MetadataError, NamedSendError, PingError, PublishError, ReadyError, RecvError, RegisterError,
-    ReplaceError, ScopeError, SendError, ServeError, SinkError, SpawnError, StartError, TrustError, UnregisterError,
-    UpdateError, WaitError,
+    AskError, BatchError, BroadcastError, CallError, CastError, ConnectError, DownReason, Effect, Error, HasEffect,
+    JoinError, LeaveError, LookupError, MetadataError, NamedAskError, NamedSendError, PingError, PublishError,
+    ReadyError, RecvError, RegisterError, ReplaceError, ScopeError, SendError, ServeError, SinkError, SpawnError,
+    StartError, TrustError, UnregisterError, UpdateError, WaitError,
 };
 pub use crate::gossip::{FACT_MAX, Fact, Facts, Gossip, TOPIC_MAX, Topic};
 pub use crate::groups::{Broadcast, Gather, Gathered, Group, GroupEvents, Groups, Outcome, Pick, Report};
@@ -237,14 +241,16 @@ pub use crate::message::Message;
 pub use crate::messaging::{Address, Mailbox, Received, SendAllError, TrySendError};
 pub use crate::monitor::{Monitor, Monitored, Notice, Watching};
 pub use crate::node::{ADVERTISED_MAX, Builder, Node, SCOPE_MAX, SCOPES_MAX};
+pub use crate::proto::admission::AdmissionCounters;
 pub use crate::proto::membership::member::{Member, MemberEvent, MemberState, MembershipCounters};
 pub use crate::proto::monitor::Fate;
 pub use crate::proto::node::services::RegistryStats;
 pub use crate::proto::registry::{NameReason, Verdict};
 pub use crate::registry::{
-    ConflictRule, NAME_METADATA_MAX, Name, NameEvents, Names, OnLoss, Register, Registration, Registry, Replace,
-    WaitFor,
+    ConflictRule, NAME_METADATA_MAX, Name, NameEvents, NamePattern, NamedAsk, Names, OnLoss, Register, Registration,
+    Registry, Replace, WaitFor,
 };
+pub use crate::retry::Retry;
 pub use crate::rpc::{
     Call, CallContext, CallStats, CallStream, Callee, Caller, Cast, Method, Multicall, Rpc, Serving, Sink, StreamCall,
 };

@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tokio::time::Instant;
 
 use crate::codec::{self, DecodeError};
 use crate::correlation::CorrelationId;
@@ -34,7 +35,7 @@ use crate::driver::mailboxes::{Ending, Entry, LocalRefused, Queue, RefusedHook, 
 use crate::driver::session::{Body, Session};
 use crate::driver::waiting::{Refused, Taken};
 use crate::driver::{Shared, decoding_node, inside, lock};
-use crate::error::{ConnectError, Effect, RecvError, SendError};
+use crate::error::{ConnectError, Effect, HasEffect, RecvError, SendError};
 use crate::id::{NodeId, Pid};
 use crate::message::{Message, check, schema};
 use crate::rpc::inherited;
@@ -567,13 +568,21 @@ impl<M: Message> Address<M> {
     /// A send that is dropped before it resolves has sent nothing, or has been accepted in that instant.
     #[doc(alias = "!")]
     pub async fn send(&self, message: M) -> Result<(), SendError> {
+        // Without a deadline it is sent, or not for a reason.
+        self.send_by(message, None).await.map(drop)
+    }
+
+    /// As [`send`](Self::send), but waits until then at most: `None` when the message was not sent in time.
+    pub(crate) async fn send_by(&self, message: M, deadline: Option<Instant>) -> Result<Option<()>, SendError> {
         let shared = self.shared.as_ref().ok_or(SendError::Unbound)?;
         // An address that has sent in a session is of another node: no need to look.
         if lock(&self.sent_in).is_none() && shared.is_own(self.node()) {
             let size = footprint(&message);
-            return match self.local(shared)?.push(message, size, inherited().trace).await {
-                Ok(()) => Ok(()),
-                Err(LocalRefused::Full(_) | LocalRefused::Closed(_)) => Err(self.closed(shared)),
+            let queue = self.local(shared)?;
+            return match until(deadline, queue.push(message, size, inherited().trace)).await {
+                None => Ok(None),
+                Some(Ok(())) => Ok(Some(())),
+                Some(Err(LocalRefused::Full(_) | LocalRefused::Closed(_))) => Err(self.closed(shared)),
             };
         }
         let taken = with_body(&message, |body| {
@@ -587,17 +596,22 @@ impl<M: Message> Address<M> {
         let taken = match taken {
             Ok(taken) => taken,
             Err(body) => {
-                let session = shared.connect(self.node().name(), false).await;
+                let connecting = shared.connect(self.node().name(), false);
+                let Some(session) = until(deadline, connecting).await else { return Ok(None) };
                 let sent_in = self.begin(session.map_err(|error| self.not_connected(error))?)?;
                 self.offer_first(sent_in, Body::Owned(body), true)?
             }
         };
-        match taken {
-            Taken::Accepted => Ok(()),
-            Taken::Waits(mut waiting) => {
-                waiting.accepted().await.map_err(|refused| self.refused(waiting.session(), refused))
-            }
-        }
+        let mut waiting = match taken {
+            Taken::Accepted => return Ok(Some(())),
+            Taken::Waits(waiting) => waiting,
+        };
+        let outcome = match until(deadline, waiting.accepted()).await {
+            Some(outcome) => outcome,
+            None if waiting.take_back() => return Ok(None),
+            None => waiting.accepted().await,
+        };
+        outcome.map(Some).map_err(|refused| self.refused(waiting.session(), refused))
     }
 
     /// Sends all messages, in order, as [`send`](Self::send) does each.
@@ -657,7 +671,7 @@ impl<M: Message> Address<M> {
     }
 
     fn closed(&self, shared: &Shared) -> SendError {
-        if shared.is_stopping() { SendError::Shutdown } else { SendError::MailboxClosed(self.pid.clone()) }
+        if shared.is_closing() { SendError::Shutdown } else { SendError::MailboxClosed(self.pid.clone()) }
     }
 
     /// Offers in the session of the last send, or in one that there is; `None` without one.
@@ -675,7 +689,7 @@ impl<M: Message> Address<M> {
         }
         match shared.session(self.node().name()) {
             Some(session) => self.offer_first(self.begin(session)?, body, wait).map(Some),
-            None if shared.is_stopping() => Err(SendError::Shutdown),
+            None if shared.is_closing() => Err(SendError::Shutdown),
             None => Ok(None),
         }
     }
@@ -726,6 +740,14 @@ impl<M: Message> Address<M> {
     }
 }
 
+/// Waits for it until then, if there is an end to it.
+async fn until<T>(deadline: Option<Instant>, what: impl Future<Output = T>) -> Option<T> {
+    match deadline {
+        None => Some(what.await),
+        Some(deadline) => tokio::time::timeout_at(deadline, what).await.ok(),
+    }
+}
+
 /// Why [`Address::send_all`] stopped, and after how many messages.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("only {accepted} messages were accepted")]
@@ -742,6 +764,16 @@ impl SendAllError {
     /// Tells whether something was sent: [`Effect::NotDone`] when nothing was accepted, else [`Effect::Unknown`].
     pub fn effect(&self) -> Effect {
         if self.accepted == 0 { Effect::NotDone } else { Effect::Unknown }
+    }
+}
+
+impl HasEffect for SendAllError {
+    fn effect(&self) -> Effect {
+        self.effect()
+    }
+
+    fn is_lasting(&self) -> bool {
+        self.reason.is_lasting()
     }
 }
 
@@ -768,6 +800,16 @@ impl<M> TrySendError<M> {
     /// Gives the message back.
     pub fn into_message(self) -> M {
         self.message
+    }
+}
+
+impl<M> HasEffect for TrySendError<M> {
+    fn effect(&self) -> Effect {
+        self.effect()
+    }
+
+    fn is_lasting(&self) -> bool {
+        self.reason.is_lasting()
     }
 }
 

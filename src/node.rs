@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::cluster::Cluster;
 use crate::config::Config;
-use crate::discovery::{self, Discovery, Ways};
+use crate::discovery::{self, Discovery, Joins, Ways};
 use crate::driver::journal::target;
 use crate::driver::mailboxes::{RefusedHook, RefusedMessage};
 use crate::driver::services::Services;
@@ -25,7 +25,7 @@ use crate::message::Message;
 use crate::messaging::Mailbox;
 use crate::monitor::{Monitor, Monitored};
 use crate::proto::founding::Plan;
-use crate::registry::{ConflictRule, Registry};
+use crate::registry::{ConflictRule, NamePattern, Registry, by_name};
 use crate::rpc::Rpc;
 use crate::stats::{self, NodeStats};
 use crate::transport::tls::Tls;
@@ -62,12 +62,13 @@ struct Guard {
     shared: Arc<Shared>,
     name: NodeName,
     address: SocketAddr,
+    joins: Arc<Joins>,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         self.shared.begin_stop();
-        self.shared.command(Command::Stop);
+        self.shared.command(Command::Stop { by: self.shared.stop_by() });
     }
 }
 
@@ -88,6 +89,7 @@ impl Node {
             expect: None,
             scopes: Vec::new(),
             rule: ConflictRule::default(),
+            rules: Vec::new(),
             bind: None,
             advertise: Vec::new(),
             network: Network::system(),
@@ -223,32 +225,60 @@ impl Node {
         self.guard.shared.names.is_ready()
     }
 
-    /// Leaves in good order: refuses new calls, waits for running handlers, says good-bye to the other members as
-    /// [`Cluster::leave`] does, waits for what was accepted to be read by the peers (but for what still waits for a link to
-    /// be made), closes the links, then the socket. Waits for [`Config::shutdown_timeout`] at most, and a second each for the
-    /// good-bye and the last words.
+    /// Leaves in good order. In this order: the names and memberships in groups of its mailboxes are withdrawn, new calls are
+    /// refused as [`ShuttingDown`](crate::CallError::ShuttingDown), running handlers are waited for, the other members are
+    /// told as [`Cluster::leave`] does, what was accepted is given time to be read by the peers (but for what still waits for
+    /// a link to be made), the links are closed, then the socket. Waits for [`Config::shutdown_timeout`] at most, for handlers
+    /// and links together, and a second each for links when handlers took all the time, the good-bye and the last words.
+    ///
+    /// Others see its names and memberships go with [`NameReason::NodeLeft`](crate::NameReason::NodeLeft) and
+    /// [`LeftReason::NodeLeft`](crate::LeftReason::NodeLeft), whether they learn of the withdrawal or of the leave first. A
+    /// name is free from then on, so a successor may have it while handlers still run here. Messages are taken, and handlers
+    /// may send, call and connect, until the other members are told.
     ///
     /// Afterwards sends and calls fail, and mailboxes end when they are read. A second call waits for the first.
     ///
     /// # Cancel safety
     /// A shutdown that is dropped goes on, without waiting for running handlers.
     pub async fn shutdown(&self) {
-        struct StopNow<'a>(&'a Shared);
-        impl Drop for StopNow<'_> {
-            fn drop(&mut self) {
-                self.0.command(Command::Stop);
-            }
-        }
-        let shared = &*self.guard.shared;
-        shared.begin_stop();
-        let stop = StopNow(shared);
-        let _ = tokio::time::timeout(shared.config.shutdown_timeout, shared.methods.drained()).await;
-        drop(stop);
-        shared.stopped().await;
+        self.guard.shared.shut_down().await;
+    }
+
+    /// Does the first part of a [`shutdown`](Self::shutdown), and nothing more: withdraws names and memberships in groups,
+    /// refuses new calls and registrations, and waits for running handlers, for [`Config::shutdown_timeout`] at most. Returns
+    /// how many handlers run still: 0 when all have ended in time.
+    ///
+    /// The node remains a member, takes messages and keeps its links; there is no way back from it but to shut down. For a
+    /// process that is told to stop and has something of its own to do between the last call and the end.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), distribute::Error> {
+    /// use distribute::{CallError, Cookie, Method, Node};
+    ///
+    /// const DOUBLE: Method<u64, u64> = Method::new("double");
+    ///
+    /// let node = Node::builder("here@127.0.0.1:0").cookie(Cookie::generate()).start().await?;
+    /// node.rpc().serve(DOUBLE, |_call, n| async move { 2 * n })?;
+    /// assert_eq!(node.drain().await, 0);
+    /// assert_eq!(node.rpc().call(node.name(), DOUBLE, 4).await, Err(CallError::ShuttingDown));
+    /// node.shutdown().await;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Cancel safety
+    /// One that is dropped waits no longer; what it has withdrawn is withdrawn, and new calls may be refused.
+    pub async fn drain(&self) -> usize {
+        let shared = &self.guard.shared;
+        shared.drain(shared.stop_by()).await
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.guard.shared
+    }
+
+    pub(crate) fn joins(&self) -> &Joins {
+        &self.guard.joins
     }
 
     pub(crate) fn downgrade(&self) -> WeakNode {
@@ -290,6 +320,7 @@ pub struct Builder {
     expect: Option<usize>,
     scopes: Vec<Result<Key, StartError>>,
     rule: ConflictRule,
+    rules: Vec<(NamePattern, ConflictRule)>,
     bind: Option<SocketAddr>,
     advertise: Vec<SocketAddr>,
     network: Network,
@@ -301,7 +332,8 @@ pub struct Builder {
 
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, cluster, join, expect, scopes, rule, bind, advertise, network, flags, config, .. } = self;
+        let Self { name, cluster, join, expect, scopes, rule, rules, bind, advertise, network, flags, config, .. } =
+            self;
         f.debug_struct("Builder")
             .field("name", name)
             .field("cluster", cluster)
@@ -310,6 +342,7 @@ impl fmt::Debug for Builder {
             .field("expect", expect)
             .field("scopes", scopes)
             .field("rule", rule)
+            .field("rules", rules)
             .field("bind", bind)
             .field("advertise", advertise)
             .field("network", network)
@@ -362,8 +395,8 @@ impl Builder {
     /// Adds a node by which this one joins the cluster; several are tried until one leads to a session, and all members are
     /// learned from it. Any member will do, and two nodes may name each other.
     ///
-    /// The start does not wait for it: see [`Membership::wait_for_alive`](crate::Membership::wait_for_alive). As long as the
-    /// node sees no other live member, be it at its start or after all others are gone, it tries all again, first after a
+    /// The start does not wait for it: see [`Node::join_report`] and
+    /// [`Membership::wait_for_alive`](crate::Membership::wait_for_alive). All places are tried once. As long as the node sees no other live member, be it at its start or after all others are gone, it tries all again, first after a
     /// second or less, then less and less often down to [`Config::reconnect_interval`]. Otherwise it tries one that is no
     /// live member every [`Config::sync_interval`], so that two clusters which name each other's nodes become one.
     pub fn join<N>(mut self, name: N) -> Self
@@ -416,6 +449,26 @@ impl Builder {
     /// nodes, or they will not agree on who has the name.
     pub fn conflict_resolver(mut self, rule: impl Into<ConflictRule>) -> Self {
         self.rule = rule.into();
+        self
+    }
+
+    /// Sets the rule of [`conflict_resolver`](Self::conflict_resolver) for one name, or for all names of a family, in all scopes.
+    /// A name's own rule goes before its family's, a narrower family before a wider one, and what is set later before what was
+    /// set of the same. It must be the same on all nodes, or they will not agree on who has these names.
+    ///
+    /// ```
+    /// use distribute::{ConflictRule, Name, Names, Node};
+    ///
+    /// const SESSIONS: Names<u64> = Names::new("session");
+    /// const CRON: Name<u64> = Name::new("cron");
+    ///
+    /// let builder = Node::builder("shop@127.0.0.1:4370")
+    ///     .conflict_resolver_for(SESSIONS, ConflictRule::Newest) // where the user is now
+    ///     .conflict_resolver_for(CRON, ConflictRule::Priority(vec!["db@127.0.0.1:4371".parse()?]));
+    /// # Ok::<(), distribute::Error>(())
+    /// ```
+    pub fn conflict_resolver_for(mut self, names: impl Into<NamePattern>, rule: impl Into<ConflictRule>) -> Self {
+        self.rules.push((names.into(), rule.into()));
         self
     }
 
@@ -496,6 +549,7 @@ impl Builder {
             expect,
             scopes,
             rule,
+            rules: exceptions,
             bind,
             advertise,
             network,
@@ -542,16 +596,19 @@ impl Builder {
         let addresses = advertise.into_iter().take(ADVERTISED_MAX).collect();
         let seed = u64::from_be_bytes(seed);
         let (rule, resolver) = rule.into_parts();
+        let (rules, resolvers) = by_name(exceptions);
         let scopes = scopes.iter().map(Key::to_text).collect();
-        let services = Services { scopes, plan: plan(&name, &ways, expect), rule, resolver };
+        let services = Services { scopes, plan: plan(&name, &ways, expect), rule, resolver, rules, resolvers };
         let start = driver::Start { config, cluster, id, endpoint, tls, on_refused, addresses, flags, seed, services };
         let shared = driver::start(start);
-        if !ways.names.is_empty() || !ways.sources.is_empty() {
-            tokio::spawn(discovery::seek(shared.clone(), ways, !seed));
+        let has_ways = !ways.names.is_empty() || !ways.sources.is_empty();
+        let joins = Arc::new(Joins::new(has_ways));
+        if has_ways {
+            tokio::spawn(discovery::seek(shared.clone(), ways, !seed, joins.clone()));
         }
         #[cfg(feature = "metrics")]
         tokio::spawn(stats::export::publish(shared.clone()));
-        Ok(Node { guard: Arc::new(Guard { shared, name, address: bound }) })
+        Ok(Node { guard: Arc::new(Guard { shared, name, address: bound, joins }) })
     }
 }
 

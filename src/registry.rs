@@ -1,5 +1,7 @@
 //! Names of mailboxes, which all nodes know.
 
+mod by_name;
+
 use std::fmt;
 use std::future::{IntoFuture, poll_fn};
 use std::marker::PhantomData;
@@ -13,6 +15,7 @@ use tokio::sync::oneshot;
 use tracing::Instrument;
 use tracing::field::Empty;
 
+pub use self::by_name::NamedAsk;
 use crate::config::LONGEST;
 use crate::driver::disputes::{ConflictResolver, Resolver};
 use crate::driver::journal::target;
@@ -22,7 +25,7 @@ use crate::error::{
     LookupError, NamedSendError, RegisterError, ReplaceError, ScopeError, UnregisterError, UpdateError, WaitError,
 };
 use crate::id::{NodeName, Pid};
-use crate::key::{KEY_MAX, Key, KeyError};
+use crate::key::{ByName, KEY_MAX, Key, KeyError};
 use crate::message::{Message, has_tag, schema};
 use crate::messaging::{Address, Mailbox};
 use crate::proto::node::services::{Done, RegistryStats, Request};
@@ -74,6 +77,22 @@ impl<M> Name<M> {
     /// Returns the name.
     pub fn name(&self) -> &str {
         self.name.as_str()
+    }
+}
+
+impl<M> TryFrom<String> for Name<M> {
+    type Error = KeyError;
+
+    fn try_from(name: String) -> Result<Self, KeyError> {
+        Self::parse(name)
+    }
+}
+
+impl<M> TryFrom<&str> for Name<M> {
+    type Error = KeyError;
+
+    fn try_from(name: &str) -> Result<Self, KeyError> {
+        Self::parse(name)
     }
 }
 
@@ -204,7 +223,10 @@ impl<M> fmt::Debug for Names<M> {
 /// which go on alone, and for a moment while members come and go. As soon as the two claims meet, all nodes judge them by
 /// one rule and agree: the older claim stands, whoever learns of it first, and of two that are equally old that of the
 /// lower node. Clocks play no part: who claimed later is who may have known of the other. Another rule can be chosen by
-/// [`Builder::conflict_resolver`](crate::Builder::conflict_resolver).
+/// [`Builder::conflict_resolver`](crate::Builder::conflict_resolver), and for one name or family by
+/// [`Builder::conflict_resolver_for`](crate::Builder::conflict_resolver_for). Whichever it is, the two claims are settled at the
+/// node of the older one, and all nodes show the outcome; while a [`ConflictResolver`](crate::ConflictResolver) thinks, they
+/// show the older.
 ///
 /// Whoever loses is told, and not ended: its [`Registration`] says so, watchers read [`NameReason::Conflict`], and a
 /// mailbox that must not go on without its name is closed if its registration asked for
@@ -999,6 +1021,42 @@ impl ConflictRule {
             Self::Priority(nodes) => (Rule::Priority(nodes), None),
             Self::Ask(resolver) => (Rule::Asked, Some(Resolver(resolver))),
         }
+    }
+}
+
+/// The rules of some names, and whom to ask where that is the rule.
+pub(crate) fn by_name(rules: Vec<(NamePattern, ConflictRule)>) -> (ByName<Rule>, ByName<Resolver>) {
+    let (mut by_name, mut resolvers) = (ByName::default(), ByName::default());
+    for (pattern, rule) in rules {
+        let (rule, resolver) = rule.into_parts();
+        match pattern.0 {
+            Watched::Family(prefix) => {
+                resolver.into_iter().for_each(|resolver| resolvers.set_family(prefix.clone(), resolver));
+                by_name.set_family(prefix, rule);
+            }
+            Watched::Name(name) => {
+                resolver.into_iter().for_each(|resolver| resolvers.set_name(name.clone(), resolver));
+                by_name.set_name(name, rule);
+            }
+            Watched::All => {}
+        }
+    }
+    (by_name, resolvers)
+}
+
+/// One name, or all names of a family: made from a [`Name`] or [`Names`].
+#[derive(Clone, Debug)]
+pub struct NamePattern(Watched);
+
+impl<M> From<Name<M>> for NamePattern {
+    fn from(name: Name<M>) -> Self {
+        Self(Watched::Name(name.name.to_text()))
+    }
+}
+
+impl<M> From<Names<M>> for NamePattern {
+    fn from(family: Names<M>) -> Self {
+        Self(Watched::Family(format!("{}{SEPARATOR}", family.prefix).into()))
     }
 }
 

@@ -224,6 +224,9 @@ pub(crate) enum Control {
     },
     /// The sender has read every stream that the other's STOP counted.
     Stopped,
+    /// Comes before a STOP. Every call of the receiver that a handler of the sender began is answered on streams of this link,
+    /// and none begins any more: what has no answer by the end was not done. A peer that skips it knows less.
+    Drained,
 }
 
 /// Why a mailbox cannot read a message.
@@ -251,6 +254,7 @@ const SHORT: u8 = 0x0b;
 const SPARE: u8 = 0x0c;
 const REFUSED: u8 = 0x0d;
 const DELIVERED: u8 = 0x0e;
+const DRAINED: u8 = 0x0f | SKIPPABLE;
 
 impl Control {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
@@ -272,6 +276,7 @@ impl Control {
             Self::Pong { seq } => (PONG, &[*seq]),
             Self::Stop { code, streams } => (STOP, &[code.0.into(), *streams]),
             Self::Stopped => (STOPPED, &[]),
+            Self::Drained => (DRAINED, &[]),
         };
         put_frame(out, kind, fields.iter().map(|v| varint_len(*v)).sum(), |out| {
             for field in fields {
@@ -323,6 +328,7 @@ impl Control {
             PONG => Self::Pong { seq: take_varint(&mut body)? },
             STOP => Self::Stop { code: Code(take_u32(&mut body)?), streams: take_varint(&mut body)? },
             STOPPED => Self::Stopped,
+            DRAINED => Self::Drained,
             kind => return skip(kind),
         };
         finished(&body)?;

@@ -184,12 +184,12 @@ impl Load {
     }
 
     pub(crate) fn handlers(&self) -> usize {
-        self.handlers.load(Ordering::Acquire)
+        self.handlers.load(Ordering::SeqCst)
     }
 
     /// Takes a place, if there is one. One request always may take what it needs.
     fn take(&self, bytes: usize) -> bool {
-        let handlers = self.handlers.fetch_add(1, Ordering::AcqRel);
+        let handlers = self.handlers.fetch_add(1, Ordering::SeqCst);
         let before = self.bytes.fetch_add(bytes, Ordering::AcqRel);
         let has_room = before == 0 || before + bytes <= self.bytes_max;
         if handlers < self.handlers_max && has_room {
@@ -249,7 +249,13 @@ impl Reply {
             }
             return Err(Status::Overloaded);
         }
-        Ok(Self { shared: shared.clone(), to, bytes, is_over: AtomicBool::new(false) })
+        let reply = Self { shared: shared.clone(), to, bytes, is_over: AtomicBool::new(false) };
+        // Once more: whoever has seen that no handler runs, after the node had begun to stop, will see none.
+        if shared.is_stopping() {
+            reply.is_over.store(true, Ordering::Relaxed);
+            return Err(Status::ShuttingDown);
+        }
+        Ok(reply)
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

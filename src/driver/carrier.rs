@@ -9,7 +9,7 @@
 //! ```
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -102,6 +102,8 @@ pub(crate) struct Carrier {
     finishing: Mutex<Finishing>,
     pings: Mutex<Pings>,
     closed_with: Mutex<Option<Code>>,
+    /// The peer has said that it has answered all that it began.
+    is_drained: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -175,6 +177,7 @@ impl Carrier {
             finishing: Mutex::default(),
             pings: Mutex::default(),
             closed_with: Mutex::default(),
+            is_drained: AtomicBool::new(false),
         });
         let task = run(carrier.clone(), greeted);
         tasks.spawn(task.instrument(span));
@@ -238,6 +241,17 @@ impl Carrier {
     /// Whether the agreed stop has begun.
     pub(crate) fn is_stopping(&self) -> bool {
         lock(&self.clock).is_stopping()
+    }
+
+    /// Whether all that the peer ever asked for here is answered, or will not be done.
+    fn has_answered(&self) -> bool {
+        let is_stopping = self.shared.upgrade().is_some_and(|shared| shared.is_stopping());
+        is_stopping && self.session.handlers().handlers() == 0
+    }
+
+    /// Whether what has no answer of the peer by now was not done there.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.is_drained.load(Ordering::Acquire) && self.is_agreed()
     }
 
     /// Why this side closed the link, if it did.
@@ -330,6 +344,10 @@ impl Carrier {
                 Output::SendPing { seq } => self.push_control(Control::Ping { seq }),
                 Output::FinishStreams => {
                     let code = lock(&self.clock).stop_code();
+                    // First, because answers that come later are not written.
+                    if code == Code::SHUTDOWN && self.has_answered() {
+                        self.push_control(Control::Drained);
+                    }
                     self.command(Command::LinkStopping { link: self.id });
                     self.session.detach(self.id, code);
                     lock(&self.finishing).asked = true;
@@ -1068,6 +1086,7 @@ impl Carrier {
                 let outputs = lock(&self.clock).peer_stops(code, streams, now());
                 self.apply(outputs);
             }
+            Control::Drained => self.is_drained.store(true, Ordering::Release),
             Control::Stopped => {
                 let outputs = lock(&self.clock).peer_stopped();
                 self.apply(outputs);

@@ -12,7 +12,8 @@ use crate::proto::registry::{Dispute, DisputeId, Verdict};
 
 /// Says which of two claims of one name stands, once a partition or a change of the members has let two be made.
 ///
-/// Give it to [`Builder::conflict_resolver`](crate::Builder::conflict_resolver), the same on all nodes. It is asked at the
+/// Give it to [`Builder::conflict_resolver`](crate::Builder::conflict_resolver) or
+/// [`Builder::conflict_resolver_for`](crate::Builder::conflict_resolver_for), the same on all nodes. It is asked at the
 /// node of the older claim only, and all others follow what it says there.
 ///
 /// ```
@@ -86,7 +87,7 @@ async fn resolve(names: &Names, patience: std::time::Duration, conflict: Conflic
             self.0.abort();
         }
     }
-    let Some(Resolver(resolver)) = names.resolver().cloned() else { return Verdict::Older };
+    let Some(Resolver(resolver)) = names.resolver(&conflict.name).cloned() else { return Verdict::Older };
     let (scope, name) = (conflict.scope.clone(), conflict.name.clone());
     let asked = tokio::spawn(async move { resolver.resolve(conflict).await });
     let _abort = Abort(asked.abort_handle());
@@ -143,7 +144,7 @@ mod tests {
             (Mood::Sleeps, Verdict::Older, 1),
         ];
         for (at, (mood, expected, failures)) in cases.into_iter().enumerate() {
-            let names = Names::new(8, [], Some(Resolver(Arc::new(mood))));
+            let names = Names::new(8, [], Some(Resolver(Arc::new(mood))), Default::default());
             let [older, newer] = [1, 2].map(|serial| NameEntry::new("n".into(), &named("a@h", serial)));
             let conflict = Conflict { scope: "".into(), name: "n".into(), older, newer };
             let began = tokio::time::Instant::now();

@@ -217,8 +217,9 @@ impl Exchange {
         self.open.fetch_sub(calls, Ordering::AcqRel);
     }
 
-    /// The session ends: whoever waits is told, and whatever runs for the peer is stopped.
-    pub(super) fn end(&self) {
+    /// The session ends: whoever waits is told, and whatever runs for the peer is stopped. Nothing that waits was done, if the
+    /// peer has said so.
+    pub(super) fn end(&self, is_drained: bool) {
         self.small.semaphore.close();
         self.large.semaphore.close();
         let mut asked = lock(&self.asked);
@@ -232,7 +233,9 @@ impl Exchange {
         self.closed(waiting.len() + running.len());
         for waiter in waiting.into_values() {
             match waiter {
+                Waiter::Answer(done) if is_drained => drop(done.send(Answer::Failed(Status::ShuttingDown))),
                 Waiter::Answer(done) => drop(done.send(Answer::SessionEnded)),
+                Waiter::Items(items) if is_drained => items.cut(StreamEnd::Status(Status::ShuttingDown)),
                 Waiter::Items(items) => items.cut(StreamEnd::SessionEnded),
             }
         }

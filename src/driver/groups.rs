@@ -64,7 +64,7 @@ pub enum GroupEvent {
 pub enum LeftReason {
     /// It was taken out, or is closed.
     Left,
-    /// Its node left the cluster, or was replaced by a later life.
+    /// Its node leaves or has left the cluster, or was replaced by a later life.
     NodeLeft,
     /// Its node died, as far as this one knows. When the node comes back, so do its members.
     NodeDied,
@@ -111,6 +111,8 @@ struct State {
     scopes: BTreeMap<Text, Scope>,
     /// Where this node's own mailboxes are members.
     joined: BySerial<BTreeSet<(Text, Text)>>,
+    /// This node leaves: none of its mailboxes is a member any more.
+    is_withdrawn: bool,
     is_closed: bool,
 }
 
@@ -145,7 +147,8 @@ struct Subscribers {
 impl Groups {
     /// No groups. Subscribers may leave so many events unread.
     pub(crate) fn new(own: NodeId, events_max: usize, memberships_max: usize) -> Self {
-        let state = State { own, scopes: BTreeMap::new(), joined: BySerial::default(), is_closed: false };
+        let (scopes, joined) = (BTreeMap::new(), BySerial::default());
+        let state = State { own, scopes, joined, is_withdrawn: false, is_closed: false };
         Self { events_max, memberships_max, memberships: AtomicUsize::new(0), state: RwLock::new(state) }
     }
 
@@ -239,7 +242,7 @@ impl Shared {
     pub(crate) fn join_group(&self, scope: &str, group: &str, serial: u64, tag: &str) -> Result<(), NotJoined> {
         let groups = &self.groups;
         let mut state = groups.write();
-        if state.is_closed {
+        if state.is_closed || state.is_withdrawn {
             return Err(NotJoined::Closed);
         }
         let own = Pid::new(state.own.clone(), serial);
@@ -275,6 +278,24 @@ impl Shared {
         for (scope, group) in state.joined.get(&serial).cloned().unwrap_or_default() {
             let Some(Joined { tag, .. }) = state.joined(&scope, &group, &pid).cloned() else { continue };
             self.set_own(&mut state, &scope, GroupMember { group, pid: pid.clone(), tag, count: 0 });
+        }
+    }
+
+    /// This node leaves, and its mailboxes leave all groups. The node task says so to the others.
+    pub(super) fn withdraw_groups(&self) {
+        let groups = &self.groups;
+        let mut state = groups.write();
+        state.is_withdrawn = true;
+        let own = state.own.clone();
+        let joined: Vec<_> = std::mem::take(&mut state.joined).into_iter().collect();
+        groups.memberships.store(0, Ordering::Relaxed);
+        for (serial, joined) in joined {
+            let pid = Pid::new(own.clone(), serial);
+            for (scope, group) in joined {
+                let Some(Joined { tag, .. }) = state.joined(&scope, &group, &pid).cloned() else { continue };
+                let gone = GroupMember { group, pid: pid.clone(), tag, count: 0 };
+                state.set(groups.events_max, &scope, gone, LeftReason::NodeLeft);
+            }
         }
     }
 

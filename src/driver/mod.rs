@@ -4,6 +4,7 @@
 //! only [`proto::node`](crate::proto::node). It waits for commands, deadlines, arrivals and packets of membership, never
 //! for a socket. Payload does not pass it: handles and links meet in [`session`].
 
+mod admission;
 pub(crate) mod asks;
 pub(crate) mod calls;
 pub(crate) mod carrier;
@@ -24,6 +25,7 @@ pub(crate) mod peers;
 mod sequence;
 pub(crate) mod services;
 pub(crate) mod session;
+mod shutdown;
 pub(crate) mod subscriber;
 #[cfg(all(test, feature = "sim"))]
 mod tests;
@@ -41,6 +43,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
+use self::admission::{Admitted, Door};
 use self::asks::Asks;
 use self::calls::Methods;
 use self::carrier::{Carrier, Greeted, membership_path};
@@ -61,6 +64,7 @@ use crate::config::Config;
 use crate::error::{ConnectError, DownReason};
 use crate::id::{ClusterName, NodeId, NodeName};
 use crate::identity::{AuthError, Role};
+use crate::proto::admission::AdmissionCounters;
 use crate::proto::hello::{Greeting, Local, Peer, Refusal};
 use crate::proto::lanes::Pool;
 use crate::proto::links::{self, CheckId, Limits, LinkId, SessionId};
@@ -139,6 +143,7 @@ pub(crate) struct Shared {
     /// Peers for which [`Shared::want`] has a command under way, so that a loop of sends queues one.
     wanted: Mutex<HashSet<NodeName>>,
     is_stopping: AtomicBool,
+    is_closing: AtomicBool,
     stopped: watch::Sender<bool>,
     #[cfg(test)]
     census: Mutex<Census>,
@@ -237,6 +242,9 @@ pub(crate) enum Command {
         body: Bytes,
         done: oneshot::Sender<bool>,
     },
+    AdmissionCounters {
+        done: oneshot::Sender<AdmissionCounters>,
+    },
     MembershipCounters {
         done: oneshot::Sender<membership::MembershipCounters>,
     },
@@ -253,7 +261,14 @@ pub(crate) enum Command {
     },
     /// For the services.
     Service(node::services::Input),
-    Stop,
+    /// Names and memberships in groups are over.
+    Withdraw {
+        done: oneshot::Sender<()>,
+    },
+    /// The end begins; handlers and links may take until then.
+    Stop {
+        by: Instant,
+    },
 }
 
 impl Shared {
@@ -309,8 +324,15 @@ impl Shared {
         advertised.insert(node.clone(), addresses.to_vec());
     }
 
+    /// Whether new work is refused.
     pub(crate) fn is_stopping(&self) -> bool {
-        self.is_stopping.load(Ordering::Acquire)
+        // In one order with the counts of handlers: see `calls::Reply`.
+        self.is_stopping.load(Ordering::SeqCst)
+    }
+
+    /// Whether its links are about to be closed, too.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::Acquire)
     }
 
     pub(crate) fn command(&self, command: Command) {
@@ -330,7 +352,7 @@ impl Shared {
     ///
     /// Waits for the peer's answer, at most for the connect deadline.
     pub(crate) async fn connect(&self, peer: &NodeName, urgent: bool) -> Result<Arc<Session>, ConnectError> {
-        if self.is_stopping() {
+        if self.is_closing() {
             return Err(ConnectError::Shutdown);
         }
         if self.id().name() == peer {
@@ -389,7 +411,7 @@ impl Shared {
 
     /// Begins to stop: new calls are refused from now on.
     pub(crate) fn begin_stop(&self) {
-        self.is_stopping.store(true, Ordering::Release);
+        self.is_stopping.store(true, Ordering::SeqCst);
     }
 
     /// Waits until the node task has ended.
@@ -478,7 +500,7 @@ pub(crate) fn start(start: Start) -> Arc<Shared> {
         events: Events::new(config.events_max),
         members: Members::new(config.events_max, own),
         facts: Facts::new(config.events_max),
-        names: Names::new(config.events_max, services.scopes, services.resolver),
+        names: Names::new(config.events_max, services.scopes, services.resolver, services.resolvers),
         groups: Groups::new(id.clone(), config.events_max, config.groups_max),
         monitors: Monitors::default(),
         requests: Requests::default(),
@@ -496,6 +518,7 @@ pub(crate) fn start(start: Start) -> Arc<Shared> {
         commands,
         wanted: Mutex::default(),
         is_stopping: AtomicBool::new(false),
+        is_closing: AtomicBool::new(false),
         stopped: watch::Sender::new(false),
         #[cfg(test)]
         census: Mutex::default(),
@@ -511,8 +534,8 @@ pub(crate) fn start(start: Start) -> Arc<Shared> {
         entries: HashMap::new(),
         sessions: HashMap::new(),
         waiting: BTreeMap::new(),
-        handshakes: 0,
         exchanging: Vec::new(),
+        door: Door::new(&shared.config),
         tasks: JoinSet::new(),
     };
     let span = tracing::info_span!(target: target::NODE, parent: None, "node", node = %shared.id().name());
@@ -533,10 +556,10 @@ struct Node {
     sessions: HashMap<SessionId, Arc<Session>>,
     /// Who waits for a session with a name.
     waiting: BTreeMap<NodeName, Vec<Waiter>>,
-    /// Arrivals that are not up yet.
-    handshakes: usize,
     /// Who waits until no link presents what this node no longer does.
     exchanging: Vec<oneshot::Sender<()>>,
+    /// Arrivals that are not up yet, and who may become one.
+    door: Door,
     tasks: JoinSet<()>,
 }
 
@@ -560,7 +583,8 @@ struct Entry {
     /// When its dial began, if it was dialled here.
     dialled: Option<Instant>,
     error: Option<ConnectError>,
-    is_arrival: bool,
+    /// It was accepted, and is not up yet.
+    admitted: Option<Admitted>,
 }
 
 /// How long a node that leaves tells the others so, at most.
@@ -597,9 +621,11 @@ impl Node {
                     }
                 }
                 Some(command) = inbox.recv() => {
-                    if matches!(command, Command::Stop) && deadline.is_none() {
+                    if let Command::Stop { by } = &command
+                        && deadline.is_none()
+                    {
                         tracing::info!(target: target::NODE, "stopping");
-                        deadline = Some(now() + self.shared.config.shutdown_timeout);
+                        deadline = Some(Self::links_end(*by));
                         accepting.abort();
                     }
                     if matches!(command, Command::LinkEnded { .. }) {
@@ -675,6 +701,7 @@ impl Node {
     fn say_goodbye(&mut self) {
         if self.farewell == Farewell::No {
             self.farewell = Farewell::Until(now() + GOODBYE);
+            self.withdraw();
             self.node.handle(Input::Leave, now());
         }
     }
@@ -738,7 +765,9 @@ impl Node {
                 let Some(entry) = self.entries.get_mut(&link) else {
                     return greeted.link.close(Code::STALE_LINK, b"");
                 };
-                self.handshakes -= usize::from(std::mem::take(&mut entry.is_arrival));
+                if let Some(admitted) = entry.admitted.take() {
+                    self.door.over(admitted);
+                }
                 let path = membership_path(&greeted.link);
                 let distrusted = self.shared.no_longer_trusts(&greeted);
                 let is_outdated = greeted.link.is_outdated(&self.shared.tls);
@@ -752,6 +781,9 @@ impl Node {
                 }
             }
             Command::LinkFailed { link, failure } => {
+                if let Some(admitted) = self.entries.get(&link).and_then(|entry| entry.admitted) {
+                    self.door.failed(admitted, &failure);
+                }
                 let Failure { error, code, known_incarnation, live_incarnation } = failure;
                 if let Some(entry) = self.entries.get_mut(&link) {
                     entry.error = Some(error);
@@ -782,6 +814,9 @@ impl Node {
                     end => end.code(),
                 };
                 let is_agreed = carrier.is_some_and(|carrier| carrier.is_agreed());
+                if carrier.is_some_and(|carrier| carrier.is_drained()) {
+                    self.drained(link);
+                }
                 // A peer that says good-bye before all was read breaks the session, whatever it calls it.
                 let code = code.map(|code| if code.keeps_session() && !is_agreed { Code::PROTOCOL } else { code });
                 self.node.handle(Input::Closed { link, code }, now());
@@ -805,6 +840,7 @@ impl Node {
                 let _ = done.send(has_room);
             }
             Command::RegistryStats { done } => drop(done.send(self.node.registry_stats())),
+            Command::AdmissionCounters { done } => drop(done.send(self.door.counters())),
             Command::MembershipCounters { done } => drop(done.send(*self.node.membership().counters())),
             Command::Health { done } => {
                 let peers = self.sessions.values().map(|session| self.vitals(session)).collect();
@@ -823,33 +859,31 @@ impl Node {
                 }
                 self.tell_services(input);
             }
-            Command::Stop => {
+            Command::Withdraw { done } => {
+                self.withdraw();
+                self.drain_outputs();
+                let _ = done.send(());
+            }
+            Command::Stop { .. } => {
                 self.shared.begin_stop();
+                self.shared.is_closing.store(true, Ordering::Release);
                 self.say_goodbye();
             }
         }
     }
 
-    fn arrived(&mut self, arrival: Arrival) {
-        let limit = self.shared.config.handshakes_max;
-        if self.shared.is_stopping() || self.handshakes >= limit {
-            self.shared.journal.link_refused(&arrival.address(), &"no room for another handshake");
-            return arrival.refuse();
+    /// The link has brought all answers that there will be. Of what another link of the session brings that is not known.
+    fn drained(&self, link: LinkId) {
+        let Some(session) = self.entries.get(&link).and_then(|entry| entry.session) else { return };
+        let links = self.entries.values().filter(|entry| entry.session == Some(session));
+        if let (1, Some(session)) = (links.count(), self.sessions.get(&session)) {
+            session.drained();
         }
-        // From a quarter of the room on, whoever comes proves the address first.
-        let arrival = if self.handshakes >= limit / 4 { arrival.retry() } else { Some(arrival) };
-        let Some(arrival) = arrival else { return };
-        let link = self.node.accepted();
-        let span = link_span(link, journal::End::From(arrival.address()));
-        let task = tracing::Instrument::instrument(peers::accept(self.shared.clone(), link, arrival), span);
-        let task = self.tasks.spawn(task);
-        self.handshakes += 1;
-        self.entries.insert(link, Entry { task: Some(task), is_arrival: true, ..Entry::default() });
     }
 
     fn forget(&mut self, link: LinkId) {
-        if let Some(entry) = self.entries.remove(&link) {
-            self.handshakes -= usize::from(entry.is_arrival);
+        if let Some(admitted) = self.entries.remove(&link).and_then(|entry| entry.admitted) {
+            self.door.over(admitted);
         }
     }
 
@@ -858,8 +892,8 @@ impl Node {
         let mut census = lock(&self.shared.census);
         *census = Census {
             entries: self.entries.len(),
-            handshakes: self.handshakes,
-            handshakes_most: census.handshakes_most.max(self.handshakes),
+            handshakes: self.door.under_way(),
+            handshakes_most: census.handshakes_most.max(self.door.under_way()),
             sessions: self.sessions.len(),
             waiting: self.waiting.values().map(Vec::len).sum(),
         };
@@ -917,6 +951,7 @@ impl Node {
                 }
                 Journal::member(&event);
                 self.shared.members.apply(event);
+                self.door.members_changed();
             }
             Output::Fact { from, topic, body } => self.shared.facts.deliver(from, &topic, body),
             Output::Superseded { by } => self.superseded(by),
@@ -939,9 +974,9 @@ impl Node {
             }
             tracing::error!(target: target::NODE, %by, "a later life of this node's name took its place: this one stops");
             shared.events.superseded(by);
-            shared.begin_stop();
-            let _ = tokio::time::timeout(shared.config.shutdown_timeout, shared.methods.drained()).await;
-            shared.command(Command::Stop);
+            let by = shared.stop_by();
+            shared.drain(by).await;
+            shared.command(Command::Stop { by });
         });
     }
 
@@ -996,6 +1031,7 @@ impl Node {
                 let Some((session, carrier)) = self.sessions.get(&session).cloned().zip(carrier) else { return };
                 session.attach(&carrier);
                 let name = session.peer.name().clone();
+                self.door.met(&name, carrier.link.address().ip());
                 self.answer_waiting(&name, &Ok(session));
             }
             Output::Stop { link, code } => {

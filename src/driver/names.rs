@@ -19,6 +19,7 @@ use super::subscriber::Subscriber;
 use super::{Shared, lock};
 use crate::error::ReadyError;
 use crate::id::Pid;
+use crate::key::ByName;
 use crate::proto::registry::{NameReason, Named};
 use crate::wire::services::Text;
 
@@ -92,6 +93,8 @@ pub(crate) struct Names {
     /// By scope; always with the default scope, whose name is empty.
     tables: BTreeMap<Text, Arc<Table>>,
     resolver: Option<Resolver>,
+    /// Of names and families that have another.
+    resolvers: ByName<Resolver>,
     readiness: watch::Sender<Readiness>,
     tally: Tally,
 }
@@ -118,11 +121,17 @@ fn count(counter: &AtomicU64) {
 
 impl Names {
     /// The names of the default scope and of these. Watchers may leave so many events unread.
-    pub(crate) fn new(events_max: usize, scopes: impl IntoIterator<Item = Text>, resolver: Option<Resolver>) -> Self {
+    pub(crate) fn new(
+        events_max: usize,
+        scopes: impl IntoIterator<Item = Text>,
+        resolver: Option<Resolver>,
+        resolvers: ByName<Resolver>,
+    ) -> Self {
         let scopes = scopes.into_iter().chain([Text::from("")]);
         Self {
             tables: scopes.map(|scope| (scope.clone(), Arc::new(Table::new(scope, events_max)))).collect(),
             resolver,
+            resolvers,
             readiness: watch::Sender::new(Readiness::Waits),
             tally: Tally::default(),
         }
@@ -133,8 +142,9 @@ impl Names {
         self.tables.get(scope)
     }
 
-    pub(crate) fn resolver(&self) -> Option<&Resolver> {
-        self.resolver.as_ref()
+    /// Whom to ask about a name.
+    pub(crate) fn resolver(&self, name: &str) -> Option<&Resolver> {
+        self.resolvers.of(name).or(self.resolver.as_ref())
     }
 
     pub(crate) fn resolver_failed(&self) {

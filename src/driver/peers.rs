@@ -59,11 +59,12 @@ pub(crate) async fn accept(shared: Arc<Shared>, id: LinkId, arrival: Arrival) {
     let link = match arrival.accept().await {
         Ok(link) => link,
         Err(error) => {
-            match error {
-                Some(error) => shared.journal.link_refused(&address, &error),
+            match &error {
+                Some(error) => shared.journal.link_refused(&address, error),
                 None => Journal::link_broke(&address, &"TLS was not completed"),
             }
-            return report(&shared, id, Err(ConnectError::Broken.into()));
+            let error = error.map_or(ConnectError::Broken, ConnectError::Auth);
+            return report(&shared, id, Err(error.into()));
         }
     };
     let trust = shared.tls.version();
@@ -427,31 +428,38 @@ async fn read_frame(recv: &mut Receiver) -> Result<Result<Frame, WireError>, Str
 }
 
 /// Asks who is at an address, which is remembered as a place of whoever it is. The link is only for that.
-pub(crate) async fn who_answers(shared: &Arc<Shared>, address: SocketAddr) -> Option<NodeName> {
+pub(crate) async fn who_answers(shared: &Arc<Shared>, address: SocketAddr) -> Result<NodeName, ConnectError> {
+    let broken = |_| ConnectError::Broken;
     let asking = async {
-        let endpoint = shared.endpoint()?;
-        let link = endpoint.dial_anyone(&shared.tls, address).await.ok()?;
-        let channel = channel(shared, &link).ok()?;
+        let endpoint = shared.endpoint().ok_or(ConnectError::Shutdown)?;
+        let link = endpoint.dial_anyone(&shared.tls, address).await?;
+        let channel = channel(shared, &link)?;
         // A peer takes a greeting that is not its session's for the end of that, or refuses it; but of those that this node
         // has met, the certificate tells which it is.
         if let Some(met) = shared.names_met().into_iter().find(|name| (channel.certified)(name).is_ok()) {
             link.close(Code::NORMAL, b"");
-            return Some((met, Vec::new()));
+            return Ok((met, Vec::new()));
         }
         let (mut machine, hello) = Handshake::inquire(shared.local(), channel, Greeting::default());
-        let Output::Send(hello) = hello else { return None };
-        let (mut send, mut recv) = link.open_greeting().await.ok()?;
-        send.write(&hello).await.ok()?;
-        let outputs = machine.handle(Input::Frame(read_frame(&mut recv).await.ok()?));
+        let Output::Send(hello) = hello else { return Err(ConnectError::Protocol) };
+        let (mut send, mut recv) = link.open_greeting().await.map_err(broken)?;
+        send.write(&hello).await.map_err(broken)?;
+        let Ok(frame) = read_frame(&mut recv).await else {
+            // It says why.
+            return Err(Failure::from(link.closed().await).error);
+        };
+        let outputs = machine.handle(Input::Frame(frame));
         link.close(Code::NORMAL, b"");
-        outputs.into_iter().find_map(|output| match output {
+        let answers = outputs.into_iter().find_map(|output| match output {
             Output::Judge(peer) => Some((peer.id.name().clone(), peer.addresses)),
             _ => None,
-        })
+        });
+        answers.ok_or(ConnectError::Protocol)
     };
-    let (name, addresses) = timeout(shared.config.connect_timeout, asking).await.ok().flatten()?;
+    let patience = shared.config.connect_timeout;
+    let (name, addresses) = timeout(patience, asking).await.unwrap_or(Err(ConnectError::Timeout(patience)))?;
     shared.remember_places(&name, addresses.into_iter().chain([address]));
-    Some(name)
+    Ok(name)
 }
 
 impl Shared {

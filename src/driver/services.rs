@@ -13,6 +13,7 @@ use super::session::Session;
 use super::{Command, Node, Shared, lock, now};
 use crate::config::Config;
 use crate::id::NodeId;
+use crate::key::ByName;
 use crate::proto::founding::Plan;
 use crate::proto::node::Input;
 use crate::proto::node::services::{self, Done, Output, Request, Setup};
@@ -31,6 +32,9 @@ pub(crate) struct Services {
     pub(crate) rule: Rule,
     /// Whom to ask, when the rule is to ask.
     pub(crate) resolver: Option<Resolver>,
+    /// The same for names and families that have a rule of their own.
+    pub(crate) rules: ByName<Rule>,
+    pub(crate) resolvers: ByName<Resolver>,
 }
 
 /// What the services of a node with these settings are made of.
@@ -42,6 +46,7 @@ pub(crate) fn setup(config: &Config, services: &Services, is_client: bool) -> Se
         settle: config.probe_interval,
         registry: Params {
             rule: services.rule.clone(),
+            rules: services.rules.clone(),
             patience: config.claim_patience,
             barrier: config.claim_barrier,
             grant_kept: config.grant_kept,

@@ -4,7 +4,7 @@
 //! `inn` for all that arrives; who needs both takes `inn` first. The rules are in [`proto::lanes`](crate::proto::lanes).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -154,6 +154,8 @@ pub(crate) struct Session {
     sends_waiting: Arc<AtomicUsize>,
     pub(super) inn: Mutex<In>,
     pub(super) exchange: Exchange,
+    /// See [`Session::drained`].
+    is_drained: AtomicBool,
     services: Mutex<Sequence>,
     /// Whoever has it hands over service frames: those of two links are not to overtake each other on the way.
     services_turn: tokio::sync::Mutex<()>,
@@ -301,6 +303,7 @@ impl Session {
             peer_flags: peer.flags,
             message_max: config.message_max.min(peer.message_max as usize),
             refusals: Refusals::default(),
+            is_drained: AtomicBool::new(false),
             unreadable: AtomicU64::new(0),
             shared: Arc::downgrade(shared),
             pool: shared.pool.clone(),
@@ -518,21 +521,28 @@ impl Session {
         if unread > ANSWERS_MAX { Err(Code::LIMIT) } else { Ok(()) }
     }
 
-    pub(super) fn take_back(&self, mailbox: u64, ticket: Ticket) {
+    pub(super) fn take_back(&self, mailbox: u64, ticket: Ticket) -> bool {
         let mut guard = lock(&self.out);
         let out = &mut *guard;
-        if out.waiting.remove(&ticket).is_some() {
+        let waited = out.waiting.remove(&ticket).is_some();
+        if waited {
             let _ = out.lanes.cancel(mailbox, ticket, &mut out.scratch);
             self.settle(out);
             // Who waited behind it may go, on a link that is not there.
             self.unlock_and_want(guard);
         }
+        waited
     }
 
     /// How many calls are open, of either side, sends wait, and watches are armed: whoever waits wants to know of the peer's
     /// end.
     pub(super) fn outstanding(&self) -> usize {
         self.exchange.open() + self.sends_waiting.load(Ordering::Acquire) + self.watches.load(Ordering::Acquire)
+    }
+
+    /// The peer leaves, and has answered all that it began: what waits for it by the end was not done.
+    pub(super) fn drained(&self) {
+        self.is_drained.store(true, Ordering::Release);
     }
 
     /// Whether it ends, or has ended: it takes nothing more.
@@ -624,7 +634,7 @@ impl Session {
         out.large_calls.clear();
         drop(out);
         refuse_all(refused);
-        self.exchange.end();
+        self.exchange.end(self.is_drained.load(Ordering::Acquire));
         self.tell_others(change);
     }
 

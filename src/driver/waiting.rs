@@ -45,6 +45,11 @@ impl Waiting {
     pub(crate) async fn accepted(&mut self) -> Result<(), Refused> {
         (&mut self.outcome).await.unwrap_or(Err(Refused::SessionEnded))
     }
+
+    /// Takes the message back. False when it is decided on already: then the outcome is at hand.
+    pub(crate) fn take_back(&self) -> bool {
+        self.session.take_back(self.mailbox, self.ticket)
+    }
 }
 
 impl Drop for Waiting {

@@ -219,7 +219,7 @@ impl<M: Message> Broadcast<M> {
         if size > max {
             return Err(BroadcastError::TooLarge { size, max });
         }
-        if shared.is_stopping() {
+        if shared.is_closing() {
             return Err(BroadcastError::Shutdown);
         }
         let Some(view) = groups.view(group.name()) else { return Ok(Report::default()) };

@@ -1,5 +1,6 @@
 //! Protocols as values: inputs and the time go in, outputs come out. No socket, clock, lock or entropy in here.
 
+pub(crate) mod admission;
 pub(crate) mod calls;
 pub(crate) mod founding;
 pub(crate) mod hello;

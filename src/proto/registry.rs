@@ -23,6 +23,7 @@ use self::rounds::{Round, RoundId};
 use self::view::Entry;
 
 use crate::id::{NodeId, NodeName, Pid};
+use crate::key::ByName;
 use crate::wire::services::Text;
 use crate::wire::services::registry::{Answer, Registry as Frame, Request, Token};
 use crate::wire::services::replication::{Ended, State};
@@ -44,6 +45,8 @@ pub(crate) enum Rule {
 #[derive(Clone, Debug)]
 pub(crate) struct Params {
     pub(crate) rule: Rule,
+    /// Where another rule holds.
+    pub(crate) rules: ByName<Rule>,
     /// A coordinator, an arbiter or an owner that does not answer for so long is done without.
     pub(crate) patience: Duration,
     /// How long a new arbiter waits at most for what the others have granted before.
@@ -83,7 +86,7 @@ pub enum NameReason {
     Unregistered,
     /// The mailbox that had it closed.
     MailboxClosed,
-    /// The node of the mailbox left the cluster.
+    /// The node of the mailbox leaves or has left the cluster.
     NodeLeft,
     /// The node of the mailbox died, as far as membership knows.
     NodeDown,
@@ -248,7 +251,7 @@ pub(crate) enum Input {
         dispute: DisputeId,
         verdict: Verdict,
     },
-    /// The node leaves: it claims no more names, and gives out none.
+    /// The node leaves: it gives up its names and claims no more.
     Withdraw,
     Renewed {
         id: NodeId,
@@ -704,6 +707,11 @@ impl Registry {
             Purpose::Contend { scope, name, .. } => self.contest(&scope, &name, now),
             Purpose::Hold { scope, epoch } => self.held_answered(&scope, epoch, to, None, now),
         }
+    }
+
+    /// The rule that holds for a name.
+    fn rule_of(&self, name: &str) -> &Rule {
+        self.params.rules.of(name).unwrap_or(&self.params.rule)
     }
 
     fn write(&mut self, scope: &Text, name: &Text, state: State, then: Then) {

@@ -257,6 +257,12 @@ impl Replication {
         self.own.get(scope)?.get(key)
     }
 
+    /// Where mailboxes of this node are members, in one scope.
+    pub(crate) fn own_members(&self, scope: &str) -> Vec<Key> {
+        let own = self.own.get(scope).into_iter().flat_map(Log::visible).map(|(key, ..)| key);
+        own.filter(|key| matches!(key, Key::Member { .. })).cloned().collect()
+    }
+
     pub(crate) fn own_version(&self, scope: &str) -> u64 {
         self.own.get(scope).map_or(0, Log::version)
     }

@@ -4,6 +4,7 @@
 //! cut off in the middle would look whole.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -91,6 +92,11 @@ pub(crate) struct Link {
 impl Link {
     pub(super) fn new(connection: quinn::Connection, own: Arc<Credentials>) -> Self {
         Self { connection, own, proved: Arc::default() }
+    }
+
+    /// Where the far side is now.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.connection.remote_address()
     }
 
     /// What this side presented when the handshake began.

@@ -255,21 +255,30 @@ impl Arrival {
         self.incoming.remote_address()
     }
 
+    /// Whether the sender has shown that it receives what is sent to its address.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.incoming.remote_address_validated()
+    }
+
     /// Turns it away: there is no room.
     pub(crate) fn refuse(self) {
         self.incoming.refuse();
     }
 
-    /// Asks the sender to prove its address. True when this was possible.
-    pub(crate) fn retry(self) -> Option<Self> {
-        if self.incoming.remote_address_validated() {
-            return Some(self);
-        }
-        let _ = self.incoming.retry();
-        None
+    /// Turns it away without a word.
+    pub(crate) fn ignore(self) {
+        self.incoming.ignore();
     }
 
-    /// Completes the TLS handshake, with what this node presents and whom it trusts at this moment.
+    /// Has the sender come again with a proof of its address, which it does not have yet.
+    pub(crate) fn retry(self) {
+        if let Err(error) = self.incoming.retry() {
+            error.into_incoming().ignore();
+        }
+    }
+
+    /// Completes the TLS handshake, with what this node presents and whom it trusts at this moment. Without a reason it was
+    /// not refused, but took too long or was given up.
     pub(crate) async fn accept(self) -> Result<Link, Option<AuthError>> {
         let Self { incoming, endpoint } = self;
         let Some(own) = endpoint.identity.get().map(Tls::current) else { return Err(None) };
@@ -281,13 +290,19 @@ impl Arrival {
         let patience = endpoint.handshake_timeout;
         // The endpoint is not kept from closing by those who are still about to come in.
         drop(endpoint);
-        let connecting = incoming.accept_with(server).map_err(|error| tls::classify(&error))?;
+        let connecting = incoming.accept_with(server).map_err(|error| refused(&error))?;
         match tokio::time::timeout(patience, connecting).await {
             Err(_) => Err(None),
-            Ok(Err(error)) => Err(tls::classify(&error)),
+            Ok(Err(error)) => Err(refused(&error)),
             Ok(Ok(connection)) => Ok(Link::new(connection, own)),
         }
     }
+}
+
+/// Why a handshake was refused, here or there; `None` when it was not.
+fn refused(error: &quinn::ConnectionError) -> Option<AuthError> {
+    let is_broken = matches!(error, quinn::ConnectionError::TransportError(_));
+    tls::classify(error).or_else(|| is_broken.then_some(AuthError::Protocol))
 }
 
 /// A member may not turn this node into a scanner of places where no node can be.

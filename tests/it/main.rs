@@ -2,6 +2,7 @@
 
 mod actor_processes;
 mod actors;
+mod admission;
 mod call_faults;
 mod calls;
 mod captured;
@@ -11,6 +12,8 @@ mod common;
 mod evolution;
 mod faults;
 mod groups;
+mod helpers;
+mod joining;
 mod lifecycle;
 mod loopback;
 mod member_processes;
@@ -21,6 +24,8 @@ mod monitors;
 mod observe;
 mod processes;
 mod registry;
+mod rolling;
+mod shutdown;
 mod stats;
 mod tidy;
 mod trust;

@@ -21,6 +21,8 @@ const FLOORS: &[&[&str]] = &[
         "messaging",
         "rpc",
         "ask",
+        "batch",
+        "retry",
         "registry",
         "groups",
         "monitor",

@@ -10,7 +10,7 @@ pub(crate) fn named(node: &str, serial: u64) -> Named {
 }
 
 fn names(events_max: usize) -> Names {
-    Names::new(events_max, [Text::from("x")], None)
+    Names::new(events_max, [Text::from("x")], None, Default::default())
 }
 
 impl Names {

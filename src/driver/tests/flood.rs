@@ -1,9 +1,14 @@
 //! Crowds: datagrams, handshakes and greetings in numbers.
 
+use tokio::time::Instant;
+
 use super::fake::{Fake, encode, say};
 use super::*;
 use crate::identity::Role;
+use crate::transport::link::End;
 use crate::transport::rogue::spray;
+use crate::transport::tls::ALPN;
+use crate::transport::tls::tests::rogue_client;
 
 /// Datagrams of every length and first byte, at the port of a node.
 #[tokio::test(start_paused = true)]
@@ -39,18 +44,29 @@ async fn garbage_at_the_socket_is_dropped() {
     world.is_unharmed().await;
 }
 
-/// A hundred thousand first packets from addresses that never answer: nothing is left of them, and memory stays flat. In a
-/// process of its own, because other tests take memory too.
+/// A hundred thousand first packets from addresses that never answer: nothing is left of them, and memory stays flat.
 #[test]
 fn half_open_handshakes_are_bounded() {
+    alone("driver::tests::flood::half_open_handshakes");
+}
+
+/// Handshakes of strangers that have another cookie, all the way to their refusal: memory stays flat, who fails too often is
+/// ignored, and a good node is let in.
+#[test]
+fn handshakes_of_strangers_are_bounded() {
+    alone("driver::tests::flood::handshakes_of_strangers");
+}
+
+/// Runs a test in a process of its own, because other tests take memory too.
+fn alone(test: &str) {
     let status = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "driver::tests::flood::half_open_handshakes", "--nocapture"])
+        .args(["--exact", test, "--nocapture"])
         .env(ALONE, "1")
         .status();
     assert!(status.unwrap().success());
 }
 
-/// Set in the process that [`half_open_handshakes_are_bounded`] starts.
+/// Set in the process that [`alone`] starts.
 const ALONE: &str = "DISTRIBUTE_TEST_ALONE";
 
 #[tokio::test(start_paused = true)]
@@ -85,10 +101,62 @@ async fn half_open_handshakes() {
     // From a quarter on, whoever does not answer is not even remembered.
     assert!((1..=Config::default().handshakes_max / 4).contains(&most), "{most}");
     // In the middle of it a good node is let in: it answers.
+    let begun = Instant::now();
     world.welcomes_a_newcomer().await;
+    let counters = world.a.cluster().admission().await;
+    println!("a good node came and went beside them in {:?}; {counters:?}", begun.elapsed());
+    assert!(begun.elapsed() < secs(2), "{:?}", begun.elapsed());
+    assert_eq!(counters.failed, 0, "who does not answer has not failed");
     drop(knocks);
     world.fabric.heal_all();
     sleep(secs(10)).await;
+    world.welcomes_a_newcomer_again().await;
+    world.is_unharmed().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn handshakes_of_strangers() {
+    const STRANGERS: u8 = 8;
+    const WAVES: usize = 10;
+    if std::env::var_os(ALONE).is_none() {
+        return;
+    }
+    let mut world = World::new().await;
+    let cookie = Cookie::generate();
+    let strangers = (0..STRANGERS).map(|n| Fake::new(&world.fabric, &cookie, "default", &format!("s@10.0.2.{n}:4370")));
+    let strangers: Vec<_> = strangers.map(Arc::new).collect();
+    let mut resident = Vec::new();
+    for wave in 0..WAVES {
+        let mut crowd = tokio::task::JoinSet::new();
+        for stranger in &strangers {
+            for _ in 0..32 {
+                let (stranger, to) = (stranger.clone(), world.a.local_addr());
+                crowd.spawn(async move {
+                    // It checks nothing itself, so the whole handshake is made.
+                    let link = stranger.endpoint.dial_as(rogue_client(Some(&stranger.tls), &[ALPN]), to).await.ok()?;
+                    Some(link.closed().await)
+                });
+            }
+        }
+        if wave == WAVES / 2 {
+            let begun = Instant::now();
+            world.welcomes_a_newcomer().await;
+            println!("a good node came and went beside {} strangers in {:?}", crowd.len(), begun.elapsed());
+            assert!(begun.elapsed() < secs(2), "{:?}", begun.elapsed());
+        }
+        while let Some(end) = crowd.join_next().await {
+            assert!(!matches!(end.unwrap(), Some(End::Closed { .. })), "no stranger gets as far as a greeting");
+        }
+        world.talk().await;
+        resident.push(resident_kib());
+    }
+    let counters = world.a.cluster().admission().await;
+    println!("resident after each wave of strangers, both ends in this process: {resident:?} KiB; {counters:?}");
+    assert!(resident[WAVES - 1] < resident[1] + 8 * 1024, "memory grows with the number of strangers");
+    let census = world.held();
+    assert!(census.handshakes_most <= Config::default().handshakes_max, "{census:?}");
+    assert!(counters.sources_ignored >= u64::from(STRANGERS), "{counters:?}");
+    assert!(counters.ignored_failing > counters.failed, "{counters:?}");
     world.welcomes_a_newcomer_again().await;
     world.is_unharmed().await;
 }

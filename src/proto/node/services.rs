@@ -134,7 +134,7 @@ pub(crate) enum Input {
         dispute: DisputeId,
         verdict: Verdict,
     },
-    /// The node leaves.
+    /// The node leaves: it gives up its names and memberships. Again does nothing.
     Withdraw,
 }
 
@@ -255,6 +255,7 @@ pub(crate) enum Output {
 pub(crate) struct Services {
     id: NodeId,
     is_client: bool,
+    is_withdrawn: bool,
     scopes: Vec<Text>,
     replication: Replication,
     registry: Registry,
@@ -286,6 +287,7 @@ impl Services {
         let is_client = registry.is_client;
         let mut this = Self {
             is_client,
+            is_withdrawn: false,
             replication: Replication::new(id.clone(), &scopes, replication, rng.u64(..), now),
             registry: Registry::new(id.clone(), &scopes, registry, rng.u64(..)),
             monitors: Monitors::new(id.clone(), watches_max),
@@ -478,7 +480,7 @@ impl Services {
     }
 
     fn join(&mut self, scope: &Text, group: Text, serial: u64, tag: Text, count: u32) {
-        if !self.scopes.contains(scope) {
+        if !self.scopes.contains(scope) || self.is_withdrawn {
             return;
         }
         let key = Key::Member { group, serial };
@@ -486,9 +488,18 @@ impl Services {
         self.replication.write(scope, key, state);
     }
 
-    /// The node leaves: it decides on nothing any more. What it has goes with it, when the others hear so.
+    /// The node leaves: its mailboxes have no names and are in no groups any more, and it decides on nothing.
     fn withdraw(&mut self, now: Instant) {
+        if std::mem::replace(&mut self.is_withdrawn, true) {
+            return;
+        }
         self.registry.handle(registry::Input::Withdraw, now);
+        self.settle(now);
+        for scope in self.scopes.clone() {
+            for member in self.replication.own_members(&scope) {
+                self.replication.write(&scope, member, State::Gone(Ended::Left));
+            }
+        }
         if self.founding.is_ready() && !self.is_client {
             for scope in self.scopes.clone() {
                 self.replication.write("", Key::Arbiter { scope }, State::Gone(Ended::Withdrawn));
@@ -570,6 +581,7 @@ impl Services {
                 self.registry.handle(registry::Input::Changed { scope, name, owner, version, state, why }, now);
             }
             Key::Member { group, serial } => {
+                let cause = if state == Some(State::Gone(Ended::Left)) { Cause::Left } else { cause };
                 let (count, tag) = match state {
                     Some(State::Joined(Joined { count, tag })) => (count, tag),
                     _ => (0, "".into()),

@@ -485,6 +485,7 @@ fn services() -> services::Setup {
         settle: second,
         registry: registry::Params {
             rule: registry::Rule::Oldest,
+            rules: Default::default(),
             patience: second,
             barrier: 2 * second,
             grant_kept: 10 * second,

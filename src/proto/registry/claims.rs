@@ -385,9 +385,13 @@ impl Registry {
         claims.into_iter().for_each(|id| self.refuse(id, Refusal::MailboxClosed, now));
     }
 
-    /// The node leaves. What it has goes with it, for that reason.
+    /// The node leaves.
     pub(super) fn withdraw(&mut self, now: Instant) {
         self.is_leaving = true;
+        let names: Vec<_> = self.own.values().flatten().cloned().collect();
+        for (scope, name) in names {
+            self.write(&scope, &name, State::Gone(Ended::Left), Then::Nothing);
+        }
         let claims: Vec<RequestId> = self.claims.keys().copied().collect();
         claims.into_iter().for_each(|id| self.refuse(id, Refusal::Shutdown, now));
     }

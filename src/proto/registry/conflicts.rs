@@ -143,13 +143,13 @@ impl Registry {
             return Some(Answer::Free { version: own.map_or(own_version, |own| own.version - 1) });
         };
         let newer = self.scopes.get(scope).and_then(|this| this.names.get(name)?.of(from)).cloned();
-        if self.params.rule == Rule::Oldest {
+        if *self.rule_of(name) == Rule::Oldest {
             return Some(Answer::Wins);
         }
         // Without the contender's binding there is nothing to decide about yet: it asks again.
         let Some(newer) = newer else { return Some(Answer::Contended) };
-        let stands = match &self.params.rule {
-            Rule::Oldest | Rule::Newest | Rule::Priority(_) => self.params.rule.prefers(&older, &newer),
+        let stands = match self.rule_of(name) {
+            rule @ (Rule::Oldest | Rule::Newest | Rule::Priority(_)) => rule.prefers(&older, &newer),
             Rule::Asked => {
                 self.dispute(from, number, scope, name, &older, &newer, contender);
                 return None;

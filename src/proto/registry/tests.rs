@@ -50,6 +50,7 @@ impl Alone {
     fn with(rule: Rule) -> Self {
         let params = Params {
             rule,
+            rules: Default::default(),
             patience: secs(1),
             barrier: secs(2),
             grant_kept: secs(10),

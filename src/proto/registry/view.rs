@@ -224,6 +224,7 @@ impl Registry {
             (Some(State::Bound(_)), _) => NameReason::Synced,
             (Some(State::Gone(Ended::Closed)), _) => NameReason::MailboxClosed,
             (Some(State::Gone(Ended::Lost)), _) => NameReason::Conflict,
+            (Some(State::Gone(Ended::Left)), _) => NameReason::NodeLeft,
             (Some(_), _) => NameReason::Unregistered,
             (None, Why::Died) => NameReason::NodeDown,
             (None, _) => NameReason::NodeLeft,
@@ -307,7 +308,7 @@ impl Registry {
     pub(super) fn refresh(&mut self, scope: &Text, name: &Text, reason: NameReason) {
         let Some(this) = self.scopes.get_mut(scope) else { return };
         let Some(entry) = this.names.get_mut(name) else { return };
-        let standing = entry.standing(&self.params.rule).cloned();
+        let standing = entry.standing(self.params.rules.of(name).unwrap_or(&self.params.rule)).cloned();
         let handed = entry.rest.as_ref().and_then(|rest| rest.handed.as_ref());
         let from_hand = handed.map(|handed| Bound {
             owner: handed.from.clone(),

@@ -78,8 +78,10 @@ pub(crate) struct Joined {
 /// Why a tombstone stands where something was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// Its owner took it back: unregistered, or left.
+    /// Its owner took it back: unregistered, or left a group.
     Withdrawn,
+    /// The owner leaves the cluster.
+    Left,
     /// The mailbox closed.
     Closed,
     /// Another claim of the name won.
@@ -153,6 +155,7 @@ const WITHDRAWN: u8 = 2;
 const CLOSED: u8 = 3;
 const LOST: u8 = 4;
 const REPLACED: u8 = 5;
+const LEFT: u8 = 6;
 
 /// Flags of entries.
 const OF_OWNER: u8 = 1;
@@ -197,6 +200,7 @@ impl Entry {
                 put_text(out, tag);
             }
             State::Gone(Ended::Withdrawn) => out.bytes(&[WITHDRAWN]),
+            State::Gone(Ended::Left) => out.bytes(&[LEFT]),
             State::Gone(Ended::Closed) => out.bytes(&[CLOSED]),
             State::Gone(Ended::Lost) => out.bytes(&[LOST]),
             State::Gone(Ended::Replaced { by, old }) => {
@@ -226,6 +230,7 @@ impl Entry {
                 State::Joined(Joined { count, tag: take_name(body)? })
             }
             (WITHDRAWN, _) => State::Gone(Ended::Withdrawn),
+            (LEFT, _) => State::Gone(Ended::Left),
             (CLOSED, _) => State::Gone(Ended::Closed),
             (LOST, _) => State::Gone(Ended::Lost),
             (REPLACED, _) => State::Gone(Ended::Replaced { by: take_node(body)?, old: Arc::new(Binding::take(body)?) }),
@@ -244,6 +249,7 @@ impl Key {
             State::Arbiter => matches!(self, Self::Arbiter { .. }),
             State::Joined(_) => matches!(self, Self::Member { .. }),
             State::Bound(_) | State::Gone(Ended::Lost | Ended::Replaced { .. }) => matches!(self, Self::Name(_)),
+            State::Gone(Ended::Left) => !matches!(self, Self::Arbiter { .. }),
             State::Gone(Ended::Withdrawn | Ended::Closed) => true,
         }
     }

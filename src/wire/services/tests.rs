@@ -204,9 +204,12 @@ fn a_state_is_one_of_its_key() {
         (member, "02", Ok(())),
         (member, "03", Ok(())),
         (member, "04", bad),
+        (arbiter, "06", bad),
+        (name, "06", Ok(())),
+        (member, "06", Ok(())),
         (member, replaced, bad),
         (name, "00", bad),
-        (name, "06", bad),
+        (name, "07", bad),
         ("00", "", Err(WireError::Value("key"))),
         ("04", "", Err(WireError::Value("key"))),
     ] {
@@ -495,6 +498,7 @@ fn golden() -> Vec<(&'static str, Service)> {
         entry(305, Key::Member { group: "workers".into(), serial: 6 }, State::Gone(Ended::Closed)),
         entry(306, Key::Name("x".into()), State::Gone(Ended::Withdrawn)),
         entry(307, Key::Name("y".into()), State::Gone(Ended::Lost)),
+        entry(308, Key::Name("w".into()), State::Gone(Ended::Left)),
         entry(309, Key::Name("z".into()), State::Gone(Ended::Replaced { by: b.clone(), old: binding(None) })),
     ];
     let held = |owner: &NodeId, version, digest| Held { owner: owner.clone(), version, digest };
@@ -511,11 +515,11 @@ fn golden() -> Vec<(&'static str, Service)> {
         ),
         ("8100", replication(Replication::Status { scopes: vec![] })),
         (
-            "8240e0026575050b6140686f73743a343337300000000000000007412c413600000000000000f1412d0102657501412e\
+            "8240e6026575050b6140686f73743a343337300000000000000007412c413600000000000000f1412d0102657501412e\
              0207636172742f3432010580011170000a73686f702e6f72646572047a6f6e65412f0207636172742f34320105800111\
              70010b6240686f73743a343337300102030405060708412c0a73686f702e6f72646572047a6f6e6541300307776f726b\
-             657273050102036a6f6241310307776f726b6572730603413202017802413302017904413502017a050b6240686f7374\
-             3a3433373001020304050607080580011170000a73686f702e6f72646572047a6f6e65",
+             657273050102036a6f6241310307776f726b6572730603413202017802413302017904413402017706413502017a050b\
+             6240686f73743a3433373001020304050607080580011170000a73686f702e6f72646572047a6f6e65",
             replication(Replication::Entries {
                 scope: scope(),
                 owner: Some(a.clone()),
@@ -706,8 +710,9 @@ fn binding() -> BoxedStrategy<Arc<Binding>> {
 /// Of version 0.
 fn any_entry() -> BoxedStrategy<Entry> {
     let over = || prop_oneof![Just(Ended::Withdrawn), Just(Ended::Closed)].prop_map(State::Gone);
+    let left = || Just(State::Gone(Ended::Left));
     let replaced = (any_node(), binding()).prop_map(|(by, old)| State::Gone(Ended::Replaced { by, old }));
-    let bound = prop_oneof![binding().prop_map(State::Bound), Just(State::Gone(Ended::Lost)), replaced, over()];
+    let bound = prop_oneof![binding().prop_map(State::Bound), Just(State::Gone(Ended::Lost)), replaced, over(), left()];
     let joined = (1..=u32::MAX, name()).prop_map(|(count, tag)| State::Joined(Joined { count, tag }));
     let about = prop_oneof![
         (scope().prop_map(|scope| Key::Arbiter { scope }), prop_oneof![Just(State::Arbiter), over()]),

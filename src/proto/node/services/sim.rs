@@ -108,6 +108,7 @@ fn setup(plan: Plan) -> Setup {
         settle: Duration::from_secs(1),
         registry: registry::Params {
             rule: registry::Rule::Oldest,
+            rules: Default::default(),
             patience: Duration::from_secs(1),
             barrier: Duration::from_secs(2),
             grant_kept: Duration::from_secs(10),

@@ -480,10 +480,19 @@ fn metadata_is_updated_atomically() {
 #[test]
 fn other_rules() {
     type Tune = fn(&mut Setup);
-    let rules: [(Tune, &str); 3] = [
+    let rules: [(Tune, &str); 5] = [
         (|setup| setup.registry.rule = registry::Rule::Newest, "newest"),
         (|setup| setup.registry.rule = registry::Rule::Priority(vec![NodeName::parse("n03@h:1").unwrap()]), "n03"),
         (|setup| setup.registry.rule = registry::Rule::Asked, "asked"),
+        // The same for this name alone, whatever holds for the others.
+        (|setup| setup.registry.rules.set_name("orders".into(), registry::Rule::Newest), "newest"),
+        (
+            |setup| {
+                setup.registry.rule = registry::Rule::Newest;
+                setup.registry.rules.set_family("ord".into(), registry::Rule::Asked);
+            },
+            "asked",
+        ),
     ];
     for (tune, what) in rules {
         for verdict in [Verdict::Older, Verdict::Newer, Verdict::Neither] {
