@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Three network namespaces as three hosts, each with an address and a process of its own, on one switch; with delay and
-# loss where the kernel has them. One host is cut off and comes back, and every node's view is checked each time.
+# Three network namespaces as three hosts on one switch, each with an address, a process and a certificate of its own; with
+# delay and loss where the kernel has them. One host is cut off and comes back, and every node's view is checked each time.
 #
 #   examples/hosts.sh
 #
@@ -13,7 +13,7 @@ skip() { echo "SKIPPED: $*" >&2; exit 77; }
 if [ "${1-}" != --inside ]; then
     command -v ip >/dev/null || skip "there is no ip: install iproute2"
     command -v unshare >/dev/null || skip "there is no unshare: install util-linux"
-    cargo build --quiet --locked --example node
+    cargo build --quiet --locked --example node --example certs
     # In namespaces of its own, which end with this script and take all processes and devices along.
     own=(--net --mount --pid --fork --kill-child)
     for as in "--user --map-root-user" ""; do
@@ -55,6 +55,9 @@ impairments() {
 }
 
 say "Three hosts: 10.77.0.1 to 10.77.0.3, with $(impairments)."
+# Each host has a certificate in the name of its node, and they share no cookie.
+"$(dirname "$(node_program)")/certs" --out "$work/pki" --node a@10.77.0.1 --node b@10.77.0.2 --node c@10.77.0.3 >/dev/null
+identity=(--pki "$work/pki")
 start a ip netns exec host1 -- --name a@10.77.0.1
 start b ip netns exec host2 -- --name b@10.77.0.2 --join a@10.77.0.1
 start c ip netns exec host3 -- --name c@10.77.0.3 --join a@10.77.0.1 --join b@10.77.0.2

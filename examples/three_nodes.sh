@@ -54,7 +54,7 @@ within 10 "a sees that c left" answers a who "$(view a=alive b=alive c=left)"
 say "c left in good order. a: $(ask a who); $(ask a health)"
 
 commands='wait 3\nready\nregister pipe\nsend pipe hello\ncall %s hello\n'
-answers=$(printf "$commands" "${name[a]}" | timeout 60 "$(node_program)" --script --cookie-file "$work/cookie" \
+answers=$(printf "$commands" "${name[a]}" | timeout 60 "$(node_program)" --script "${identity[@]}" \
     --name d@127.0.0.1:0 --preset local --join "${name[a]}" | grep -v '^\*')
 name[d]=$(sed -n 's/^node //p' <<<"$answers")
 expected=("node ${name[d]}" "wait ${name[a]} ${name[b]} ${name[d]}" ready "register pipe" "send pipe" "call HELLO" bye)

@@ -44,6 +44,12 @@
 //! Whoever shows the [`Cookie`] of the cluster, or a certificate of its PKI, or both: [`Identity`]. Both ends of each link
 //! prove it before anything else is read. [`Node::trust`] changes cookies, certificates and lists while the node runs.
 //!
+//! # Starting and stopping
+//! [`Builder::start`] waits for nobody else: [`Node::join_report`] tells who answered, and [`Node::ready`] waits until the node
+//! has what the cluster knows. [`Node::shutdown`] has one order: names and groups are withdrawn, new calls are refused,
+//! running ones waited for, the others told, the links closed. [`Node::drain`] is the first part by itself. So a service may
+//! be restarted node by node under load, and no call is lost whose caller tries again what was not done, as [`Retry`] does.
+//!
 //! # Order, loss, back-pressure
 //! Two nodes talk within a *session*, which begins with the first link between them. Links come and go (an idle one is
 //! closed); the session ends when a link is lost, when one of the nodes leaves or is declared dead, or when a user disconnects.
@@ -85,7 +91,7 @@
 //! level only: print the chain of [`source`](std::error::Error::source) to see the cause. [`CallError::effect`] answers
 //! what a caller must know before it tries again: [`Effect::NotDone`], the handler did not run; [`Effect::Unknown`], it may
 //! have run; [`Effect::Done`], it ran. Failed sends and connects are always [`Effect::NotDone`]. The library never repeats
-//! anything by itself.
+//! anything by itself; [`Retry`] does, where you ask for it, what was not done.
 //!
 //! # Cancel safety
 //! Every future may be dropped, and says in its documentation what that means: a receive that is dropped takes no message,

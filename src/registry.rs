@@ -225,7 +225,7 @@ impl<M> fmt::Debug for Names<M> {
 /// lower node. Clocks play no part: who claimed later is who may have known of the other. Another rule can be chosen by
 /// [`Builder::conflict_resolver`](crate::Builder::conflict_resolver), and for one name or family by
 /// [`Builder::conflict_resolver_for`](crate::Builder::conflict_resolver_for). Whichever it is, the two claims are settled at the
-/// node of the older one, and all nodes show the outcome; while a [`ConflictResolver`](crate::ConflictResolver) thinks, they
+/// node of the older one, and all nodes show the outcome; while a [`ConflictResolver`] thinks, they
 /// show the older.
 ///
 /// Whoever loses is told, and not ended: its [`Registration`] says so, watchers read [`NameReason::Conflict`], and a

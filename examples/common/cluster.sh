@@ -9,6 +9,7 @@ node_program() { echo "${CARGO_TARGET_DIR:-$(dirname "${BASH_SOURCE[0]}")/../../
 
 declare -A name pid input
 work=$(mktemp -d)
+identity=(--cookie-file "$work/cookie") # or certificates
 began=$SECONDS
 
 say() { printf '%3d s  %s\n' $((SECONDS - began)) "$*"; }
@@ -73,7 +74,7 @@ start() {
     mkfifo "$work/$node.in"
     # Open for reading too, so that neither side waits for the other here.
     exec {input[$node]}<>"$work/$node.in"
-    "${prefix[@]}" "$(node_program)" --script --cookie-file "$work/cookie" "$@" \
+    "${prefix[@]}" "$(node_program)" --script "${identity[@]}" "$@" \
         <"$work/$node.in" >"$work/$node.log" 2>&1 &
     pid[$node]=$!
     within 20 "$node says its name" grep -qs '^node ' "$work/$node.log"

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
-use distribute::{Builder, Config, Cookie, Node};
+use distribute::{Builder, Config, Cookie, Identity, NamePolicy, Node};
 use pico_args::Arguments;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -54,7 +54,8 @@ pub(crate) fn explain(error: &(dyn Error + 'static)) -> String {
 /// Where a node is, and how it finds the others.
 pub(crate) struct Place {
     name: String,
-    cookie_file: PathBuf,
+    cookie_file: Option<PathBuf>,
+    pki: Option<PathBuf>,
     join: Vec<String>,
     cluster: Option<String>,
     bind: Option<SocketAddr>,
@@ -66,6 +67,7 @@ impl Place {
     pub(crate) const OPTIONS: &str = "\
   --name NAME          the node: local@host:port. The others dial this host; without a port it is 4370, 0 is any
   --cookie-file FILE   the cookie, the same on all hosts, readable by its owner only; the first node makes one
+  --pki DIR            certificates in place of the cookie, or beside it: ca.pem, and the node's own as `certs` makes them
   --join NAME          a node of the cluster, as often as you like; without it the node begins a cluster
   --cluster NAME       the cluster's name, the same on all nodes
   --bind ADDRESS       binds this address and port, and not the name's
@@ -83,7 +85,8 @@ impl Place {
         };
         Ok(Some(Self {
             name,
-            cookie_file: arguments.value_from_os_str("--cookie-file", |path| Ok::<_, String>(path.into()))?,
+            cookie_file: path(arguments, "--cookie-file")?,
+            pki: path(arguments, "--pki")?,
             join: arguments.values_from_str("--join")?,
             cluster: arguments.opt_value_from_str("--cluster")?,
             bind: arguments.opt_value_from_str("--bind")?,
@@ -96,14 +99,30 @@ impl Place {
         &self.name
     }
 
+    /// What it shows to be taken for a member.
+    fn identity(&self) -> Result<Identity> {
+        let cookie = match &self.cookie_file {
+            None => None,
+            // Who joins others has their cookie already: a fresh one would be refused.
+            Some(file) if self.join.is_empty() => Some(Cookie::load_or_generate(file)?),
+            Some(file) => Some(Cookie::load(file)?),
+        };
+        let certificates = self.pki.as_ref().map(|directory| {
+            let own = self.name.replace(':', "_");
+            let [certificate, key] = ["pem", "key"].map(|end| directory.join(format!("{own}.{end}")));
+            Identity::from_pem(directory.join("ca.pem"), certificate, key)
+        });
+        match (certificates.transpose()?, cookie) {
+            (None, None) => Err("--cookie-file or --pki is required; see --help".into()),
+            (None, Some(cookie)) => Ok(cookie.into()),
+            (Some(certificates), None) => Ok(certificates.names(NamePolicy::SanUri)),
+            (Some(certificates), Some(cookie)) => Ok(certificates.names(NamePolicy::SanUri).with_cookie(cookie)),
+        }
+    }
+
     /// Begins to describe the node.
     pub(crate) fn builder(&self) -> Result<Builder> {
-        // Who joins others has their cookie already: a fresh one would be refused.
-        let cookie = match &*self.join {
-            [] => Cookie::load_or_generate(&self.cookie_file)?,
-            _ => Cookie::load(&self.cookie_file)?,
-        };
-        let mut builder = Node::builder(&self.name).cookie(cookie).config(self.config.clone());
+        let mut builder = Node::builder(&self.name).identity(self.identity()?).config(self.config.clone());
         for name in &self.join {
             builder = builder.join(name);
         }
@@ -115,6 +134,10 @@ impl Place {
         }
         Ok(builder)
     }
+}
+
+fn path(arguments: &mut Arguments, option: &'static str) -> Result<Option<PathBuf>> {
+    Ok(arguments.opt_value_from_os_str(option, |path| Ok::<_, String>(path.into()))?)
 }
 
 /// Complains of what is left of the command line.

@@ -228,7 +228,7 @@ pub(super) async fn watch(shared: Arc<Shared>) {
 /// Says once for each of the times that the certificate is about to expire. Returns how many of them have come.
 fn warn_of_expiry(tls: &Tls, warned: usize) -> usize {
     let Some(left) = tls.validity_left() else { return 0 };
-    let due = WARNINGS.iter().filter(|before| left <= **before).count();
+    let due = warnings_due(left);
     if due > warned {
         let hours_left = left.as_secs() / 3600;
         if left.is_zero() {
@@ -240,7 +240,27 @@ fn warn_of_expiry(tls: &Tls, warned: usize) -> usize {
     due
 }
 
+/// How many of the warnings are due when the certificate is valid for so long.
+fn warnings_due(left: Duration) -> usize {
+    WARNINGS.iter().filter(|before| left <= **before).count()
+}
+
 /// Whether the end of the certificate's validity is near enough to be told.
 pub(crate) fn expires_soon(tls: &Tls) -> bool {
-    tls.validity_left().is_some_and(|left| left <= WARNINGS[0])
+    tls.validity_left().is_some_and(|left| warnings_due(left) > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_is_warned_of_at_fourteen_three_and_one_days() {
+        let second = Duration::from_secs(1);
+        for (at, days) in (1..).zip([14, 3, 1]) {
+            let days = Duration::from_secs(days * DAY);
+            assert_eq!([days + second, days].map(warnings_due), [at - 1, at]);
+        }
+        assert_eq!([second, Duration::ZERO].map(warnings_due), [3, 4]);
+    }
 }

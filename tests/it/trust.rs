@@ -9,7 +9,9 @@ use distribute::{
     IdentityFlaw, Method, NamePolicy, Node, NodeEvent, NodeName, StartError, TrustError,
 };
 use tokio::task::JoinSet;
+use tracing::Level;
 
+use crate::captured::Log;
 use crate::common::{ip, millis, next, quiet, secs, unprobing};
 
 #[path = "../../src/transport/tls/tests/ca.rs"]
@@ -381,8 +383,10 @@ async fn a_revoked_node_is_cut_off() {
 /// A key that is blocked is cut off at once, and comes back when it is blocked no longer.
 #[tokio::test(start_paused = true)]
 async fn a_blocked_key_is_cut_off() {
+    let (log, _listening) = Log::listen(Level::DEBUG);
     let fabric = Fabric::new(7);
     let cookie = Cookie::generate();
+    let secret = cookie.reveal();
     let (a, b) = (start(&fabric, "a", 1, cookie.clone()).await, start(&fabric, "b", 2, cookie).await);
     dial(&a, &b).await.unwrap();
     let key = b.trust().key();
@@ -392,6 +396,16 @@ async fn a_blocked_key_is_cut_off() {
     assert_eq!(dial(&a, &b).await, refused(AuthError::Revoked));
     a.trust().unblock_key(key).await.unwrap();
     dial(&b, &a).await.unwrap();
+
+    // It is told once, with its reason, and counted.
+    let told = log.only("forced disconnect");
+    assert_eq!((&*told.target, told.level), ("distribute::session", Level::WARN));
+    assert_eq!(told.field("peer"), b.name().as_str());
+    assert!(told.field("by").contains("trusted") && told.field("why").contains("blocked"), "{told:?}");
+    let what: Vec<_> = log.of("trust changed").iter().map(|line| line.field("what").to_owned()).collect();
+    assert_eq!(what, ["a key is blocked", "a key is blocked no longer"]);
+    assert_eq!(a.stats().incidents.disconnects_forced, 1);
+    assert!(!log.text().contains(&secret) && !log.text().contains(&key.to_string()));
 }
 
 /// A list of allowed nodes takes effect at once, in both directions, whoever has it.
