@@ -268,6 +268,23 @@ pub struct Config {
     /// rules: its session is ended.
     pub watches_max: usize,
 
+    /// How often a leader tells the voters that it leads. Default 250 ms, our own choice: six of them fit a lease, so that a
+    /// lost packet ends none. Shorter costs packets.
+    pub election_heartbeat: Duration,
+    /// How long a leader may rely on the answers to one heartbeat, and for how long a voter that hears no leader waits before
+    /// it stands, or twice as long by chance. Default 1.5 s; at least three `election_heartbeat` and two round trips. Shorter
+    /// replaces a dead leader sooner, and takes a slow one for dead. All voters of an election must have the same, and the
+    /// same `election_drift`: votes of others do not count. To change it, stop all voters first.
+    pub election_lease: Duration,
+    /// By how much the clocks of two voters may differ in speed, in millionths. Default 10,000, which is one per cent; at most
+    /// 200,000. Clocks that are slewed to the right time are well within it, unless they are told to slew at their utmost. A
+    /// voter's promise is longer than the lease by so much, and a leader's reliance shorter. Clocks that are further apart may
+    /// let two leaders overlap; tokens are ordered all the same.
+    pub election_drift: u32,
+    /// Elections that this node takes part in at one time. Default 64, between 1 and 4096. Each costs its voters a packet in
+    /// each heartbeat.
+    pub elections_max: usize,
+
     /// QUIC's own idle time-out, behind the signs of life. Default 90 s.
     pub quic_idle_timeout: Duration,
     /// Streams that a peer may open at one time, after its HELLO. Default 64. Each costs about 66 bytes per link from
@@ -373,6 +390,10 @@ impl Default for Config {
             services_window: 256 * KIB,
             names_sync_interval: Duration::from_secs(1),
             watches_max: 128 * 1024,
+            election_heartbeat: Duration::from_millis(250),
+            election_lease: Duration::from_millis(1500),
+            election_drift: 10_000,
+            elections_max: 64,
             quic_idle_timeout: Duration::from_secs(90),
             streams_max: 64,
             stream_window: 1_250_000,
@@ -407,7 +428,7 @@ impl Config {
     /// later than with [`Config::lan`], and fewer are false. The times of membership are memberlist's for wide areas:
     /// probes every 5 s that may take 3 s, `suspicion_mult` 6 with 4 accusers, gossip to 4 every 500 ms, to the dead
     /// for 60 s, a comparison every 60 s. With them go `dial_allowance` 3 s, `dead_kept` 20 min, and dials and
-    /// greetings of 10 s with `conflict_check` 3 s. Claims of names have three times as long.
+    /// greetings of 10 s with `conflict_check` 3 s. Claims of names and elections have three times as long.
     #[must_use]
     pub fn wan() -> Self {
         Self {
@@ -430,6 +451,8 @@ impl Config {
             claim_barrier: Duration::from_secs(6),
             grant_kept: Duration::from_secs(30),
             names_sync_interval: Duration::from_secs(3),
+            election_heartbeat: Duration::from_millis(750),
+            election_lease: Duration::from_millis(4500),
             ..Self::default()
         }
     }
@@ -490,6 +513,7 @@ impl Config {
             (self.grant_kept, "grant_kept"),
             (self.resolver_timeout, "resolver_timeout"),
             (self.names_sync_interval, "names_sync_interval"),
+            (self.election_lease, "election_lease"),
             (self.quic_idle_timeout, "quic_idle_timeout"),
             (self.frame_timeout, "frame_timeout"),
             (self.stream_timeout, "stream_timeout"),
@@ -629,7 +653,15 @@ impl Config {
         check(self.names_max <= self.entries_per_peer_max, "names_max", "must not be above entries_per_peer_max")?;
         check(self.entries_per_peer_max <= self.entries_max, "entries_per_peer_max", "must not be above entries_max")?;
         let window = 16 * 1024..=1 << 30;
-        check(window.contains(&self.services_window), "services_window", "must be between 16 KiB and 1 GiB")
+        check(window.contains(&self.services_window), "services_window", "must be between 16 KiB and 1 GiB")?;
+        check(!self.election_heartbeat.is_zero(), "election_heartbeat", some_time)?;
+        check(
+            self.election_heartbeat <= self.election_lease / 3,
+            "election_lease",
+            "must not be below three election_heartbeat",
+        )?;
+        check(self.election_drift <= 200_000, "election_drift", "must not be above 200,000")?;
+        check((1..=4096).contains(&self.elections_max), "elections_max", "must be between 1 and 4096")
     }
 }
 
@@ -763,6 +795,23 @@ mod tests {
         for (at, change) in beyond.into_iter().enumerate() {
             assert!(!works(change), "{at}");
         }
+    }
+
+    #[test]
+    fn numbers_of_elections_have_bounds() {
+        let works = |change: &dyn Fn(&mut Config)| {
+            let mut config = Config::default();
+            change(&mut config);
+            config.validate().is_ok()
+        };
+        let tick = Duration::from_nanos(1);
+        assert!(works(&|c| c.election_heartbeat = c.election_lease / 3));
+        assert!(!works(&|c| c.election_heartbeat = c.election_lease / 3 + tick));
+        assert!(!works(&|c| c.election_heartbeat = Duration::ZERO));
+        assert!(works(&|c| c.election_lease = LONGEST) && !works(&|c| c.election_lease = LONGEST + tick));
+        assert!(works(&|c| c.election_drift = 200_000) && !works(&|c| c.election_drift = 200_001));
+        assert!(works(&|c| c.elections_max = 1) && !works(&|c| c.elections_max = 0));
+        assert!(works(&|c| c.elections_max = 4096) && !works(&|c| c.elections_max = 4097));
     }
 
     /// Buffers without room would keep everybody waiting for ever; and no semaphore counts to the largest number.

@@ -1,5 +1,6 @@
 //! Why something did not happen, whose fault it is, and whether it took effect.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::ConfigError;
@@ -105,6 +106,10 @@ pub enum Error {
     #[error(transparent)]
     Broadcast(#[from] BroadcastError),
     #[error(transparent)]
+    Voters(#[from] VotersError),
+    #[error(transparent)]
+    Election(#[from] ElectionError),
+    #[error(transparent)]
     Spawn(#[from] SpawnError),
 }
 
@@ -143,6 +148,7 @@ impl Error {
             Self::Join(error) => error.effect(),
             Self::Leave(error) => error.effect(),
             Self::Broadcast(error) => error.effect(),
+            Self::Election(error) => error.effect(),
             Self::Spawn(error) => error.effect(),
             Self::Name(_)
             | Self::Key(_)
@@ -157,7 +163,8 @@ impl Error {
             | Self::Ready(_)
             | Self::Scope(_)
             | Self::Lookup(_)
-            | Self::Wait(_) => Effect::NotDone,
+            | Self::Wait(_)
+            | Self::Voters(_) => Effect::NotDone,
         }
     }
 }
@@ -218,6 +225,9 @@ pub enum StartError {
     /// The node's identity cannot be used; the source says which part, and why.
     #[error("cannot use the node's identity")]
     Identity(#[from] IdentityError),
+    /// The directory of the votes cannot be used.
+    #[error("cannot use the directory of the votes")]
+    Votes(#[from] VoteError),
 }
 
 /// Why the trust of a node was not changed. Nothing was.
@@ -1097,6 +1107,178 @@ impl BroadcastError {
     }
 }
 
+/// Why names are no voters, or not the ones who may follow those that this node remembers. It is the caller's configuration
+/// that is wrong; nothing has happened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum VotersError {
+    /// There is no name.
+    #[error("an election needs at least one voter")]
+    Empty,
+    /// There are too many names.
+    #[error("there are {count} voters, at most {max} are allowed")]
+    TooMany {
+        /// Names given.
+        count: usize,
+        /// Names allowed.
+        max: usize,
+    },
+    /// A name is given twice.
+    #[error("{0} is named twice")]
+    Twice(NodeName),
+    /// A version or a generation is too great.
+    #[error("a version or a generation is greater than {max}")]
+    Number {
+        /// The greatest that is allowed.
+        max: u64,
+    },
+    /// Two voters without a disk: neither could ever come back after a restart.
+    #[error("two voters cannot do without a disk: take one, or three")]
+    TwoWithoutDisk,
+    /// Fewer than a majority of the set before are voters still, so nobody could be elected.
+    #[error("a majority of the voters before has to be among the voters")]
+    PreviousGone,
+    /// This node has voted under a later version.
+    #[error("version {version} of the voters is over: this node has seen version {stored}")]
+    Older {
+        /// The version given.
+        version: u64,
+        /// The version seen.
+        stored: u64,
+    },
+    /// This node has voted under this version, and the voters were others.
+    #[error(
+        "version {version} of the voters has other names than this node remembers: raise the version with every change"
+    )]
+    SameVersion {
+        /// The version given.
+        version: u64,
+    },
+    /// A majority of these could elect a leader while a majority of those before has one.
+    #[error(
+        "version {version} of the voters is too far from version {stored}: change one voter at a time, or name the set before"
+    )]
+    Apart {
+        /// The version given.
+        version: u64,
+        /// The version remembered.
+        stored: u64,
+    },
+}
+
+/// Why the votes of this node cannot be read or written. Without them the node must not vote, and does not: a voter that has
+/// forgotten its vote may elect a second leader. No file that could not be read is overwritten.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum VoteError {
+    /// The system refused: no such directory, no right, no room.
+    #[error("{path}: {message}")]
+    Io {
+        /// What was to be read or written.
+        path: PathBuf,
+        /// What kind of failure.
+        kind: std::io::ErrorKind,
+        /// What the system said.
+        message: String,
+    },
+    /// Another node, of this process or another, uses the directory.
+    #[error("{0} is in use by another node")]
+    Locked(PathBuf),
+    /// The file is no vote.
+    #[error("{0} is no vote")]
+    NotAVote(PathBuf),
+    /// The file is a vote, but was cut or changed. Where the others of the election go on without this voter, they may be
+    /// given another in its place; where the file is restored from a copy, the vote that it holds may be too old.
+    #[error("{0} is damaged")]
+    Damaged(PathBuf),
+    /// The vote was written by another version of this library.
+    #[error("{path} has format {found}, this version reads {known}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u16,
+        /// The format that this version reads and writes.
+        known: u16,
+    },
+    /// It is the vote of another node, of another cluster, or in another election.
+    #[error("{path} is of {found:?}, not of {expected:?}")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        found: String,
+        /// What it should say.
+        expected: String,
+    },
+}
+
+/// Why an election is not taken part in, or did not come to what was asked of it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ElectionError {
+    /// The election's name is not one.
+    #[error("not the name of an election")]
+    Name(#[from] KeyError),
+    /// A voter's name is not one.
+    #[error("not the name of a voter: {name:?}")]
+    Voter {
+        /// The text that was given.
+        name: String,
+        /// What is wrong with it.
+        source: NameError,
+    },
+    /// These cannot be the voters.
+    #[error("not the voters")]
+    Voters(#[from] VotersError),
+    /// This node is a voter, has no place for its vote, and was not told to do without.
+    #[error("a voter needs a directory for its vote: see Builder::election_dir, or Voters::diskless")]
+    NoDirectory,
+    /// What this node has voted cannot be read.
+    #[error("the vote of this node cannot be read")]
+    Vote(#[from] VoteError),
+    /// This node only uses the cluster: see [`Builder::client`](crate::Builder::client).
+    #[error("a client is no voter")]
+    Client,
+    /// This node is no voter of the election, so it cannot lead.
+    #[error("this node is no voter of the election")]
+    NotAVoter,
+    /// The one to lead next is no voter, or is this node.
+    #[error("{0} is no other voter of the election")]
+    NotASuccessor(NodeName),
+    /// This node does not lead.
+    #[error("this node does not lead")]
+    NotLeader,
+    /// This node has stopped leading for another, who does not lead in time. Another may, or may yet.
+    #[error("{to} does not lead within {patience:?}")]
+    NotTransferred {
+        /// Who was to lead.
+        to: NodeName,
+        /// How long it had.
+        patience: Duration,
+    },
+    /// The node takes part in as many elections as it may.
+    #[error("this node takes part in {0} elections, and may in no more")]
+    TooMany(usize),
+    /// The election was opened anew on this node, with other voters.
+    #[error("the election goes on with other voters")]
+    Superseded,
+    /// This node is shutting down.
+    #[error("this node is shutting down")]
+    Shutdown,
+}
+
+impl ElectionError {
+    /// Returns [`Effect::Done`] for [`NotTransferred`](Self::NotTransferred), of which the first half is done, and
+    /// [`Effect::NotDone`] for all others.
+    pub fn effect(&self) -> Effect {
+        match self {
+            Self::NotTransferred { .. } => Effect::Done,
+            _ => Effect::NotDone,
+        }
+    }
+}
+
 /// What the errors say of their effect, for [`HasEffect`]; and which of them would be the same however long one waits.
 macro_rules! has_effect {
     ($($error:ident: $lasting:pat,)*) => {$(
@@ -1140,6 +1322,16 @@ has_effect! {
     JoinError: Self::NotLocal(_) | Self::Shutdown,
     LeaveError: _,
     BroadcastError: _,
+    ElectionError: Self::Name(_)
+        | Self::Voter { .. }
+        | Self::Voters(_)
+        | Self::NoDirectory
+        | Self::Vote(_)
+        | Self::Client
+        | Self::NotAVoter
+        | Self::NotASuccessor(_)
+        | Self::Superseded
+        | Self::Shutdown,
 }
 
 impl HasEffect for AskError {
@@ -1263,6 +1455,7 @@ impl HasEffect for Error {
             Self::Join(error) => error.is_lasting(),
             Self::Leave(error) => error.is_lasting(),
             Self::Broadcast(error) => error.is_lasting(),
+            Self::Election(error) => error.is_lasting(),
             Self::Recv(error) => *error == RecvError::Closed,
             // What a program gets wrong, or another life of it has to change.
             Self::Name(_)
@@ -1275,7 +1468,8 @@ impl HasEffect for Error {
             | Self::Serve(_)
             | Self::Metadata(_)
             | Self::Ready(_)
-            | Self::Scope(_) => true,
+            | Self::Scope(_)
+            | Self::Voters(_) => true,
         }
     }
 }

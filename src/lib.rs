@@ -80,6 +80,12 @@
 //! before it begins, restarts after a panic, and an end that is told with its reason. [`Node::pool`] runs many in a group. A
 //! task that reads a [`Mailbox`] in a loop stays the plain way.
 //!
+//! # Elections
+//! [`Node::election`] has declared voters elect one leader at a time, by majority and by lease: [`Election`] has the rules. Each
+//! leadership has a [`Token`] that is greater than those before, by which a [`Fence`] refuses what a leader of the past still
+//! writes. [`Election::singleton`] runs a task and its mailbox on the leader only. [`Membership::leader`] is a convention that
+//! needs none of this, and promises nothing.
+//!
 //! # Runtime
 //! A node runs on the tokio runtime that starts it, and has no thread of its own. On a current-thread runtime it takes the
 //! least CPU: QUIC's tasks, the link's and yours hand over without waking another processor. So a service that mostly
@@ -108,15 +114,15 @@
 //!
 //! | level | for whom |
 //! |---|---|
-//! | error | a person is needed: this node gives way to another life of its name, or its certificate has expired |
+//! | error | a person is needed: this node gives way to another life of its name, its certificate has expired, or its disk takes no vote |
 //! | warn | something was lost, refused, or decided against somebody |
-//! | info | the life of the node, and its sessions |
+//! | info | the life of the node, its sessions, and what it leads |
 //! | debug | whoever asks why |
 //! | trace | each packet of membership, each frame of names and groups that comes, each write and read of a stream |
 //!
 //! What a body, metadata or an error of a codec says is never told, nor a cookie or a key; names of nodes, mailboxes,
 //! groups and methods are, and tags. Everything has a target that begins with `distribute`. These events keep their
-//! targets, messages and fields, each of them comes once, and [`Node::stats`] counts them:
+//! targets, messages and fields, each of them comes once, and [`Node::stats`] counts them, or [`Election::counters`]:
 //!
 //! | target | message | level | fields |
 //! |---|---|---|---|
@@ -135,6 +141,10 @@
 //! | `distribute::conflict` | `the conflict resolver failed: the older claim stands` | warn | `scope`, `name`, `error` |
 //! | `distribute::member` | `member declared dead` | warn | `member` |
 //! | `distribute::member` | `member changed` | debug | `member`, `what` |
+//! | `distribute::election` | `this node leads` | info | `election`, `token` |
+//! | `distribute::election` | `this node leads no more` | info | `election`, `token`, `why` |
+//! | `distribute::election` | `the vote cannot be written: this node does not vote` | error | `election`, `error` |
+//! | `distribute::election` | `the vote is written: this node votes again` | info | `election` |
 //! | `distribute::message` | `refused a message`: a mailbox cannot read it | warn* | `mailbox`, `from`, `tag`, `version`, `reason` |
 //! | `distribute::call` | `refused a call`: no such method, overloaded, shutting down | warn* | `caller`, `method`, `status` |
 //! | `distribute::call` | `a cast came to nothing` | warn* | `caller`, `method`, `status` |
@@ -172,6 +182,7 @@ mod ask;
 mod batch;
 mod cluster;
 mod discovery;
+mod election;
 mod envelope;
 mod gossip;
 mod groups;
@@ -220,16 +231,18 @@ pub use crate::driver::disputes::{Conflict, ConflictResolver};
 pub use crate::driver::events::NodeEvent;
 pub use crate::driver::groups::{GroupEvent, GroupMember, LeftReason};
 pub use crate::driver::journal::Incidents;
+pub use crate::driver::leaders::{ElectionCounters, ElectionEvent};
 pub use crate::driver::mailboxes::RefusedMessage;
 pub use crate::driver::members::MembershipEvent;
 pub use crate::driver::names::{NameChange, NameEntry, NameEvent, RegistryCounters};
 pub use crate::driver::trust::Changed;
+pub use crate::election::{Election, ElectionEvents, Leadership, Lease, Voters};
 pub use crate::envelope::{Envelope, EnvelopeError};
 pub use crate::error::{
-    AskError, BatchError, BroadcastError, CallError, CastError, ConnectError, DownReason, Effect, Error, HasEffect,
-    JoinError, LeaveError, LookupError, MetadataError, NamedAskError, NamedSendError, PingError, PublishError,
-    ReadyError, RecvError, RegisterError, ReplaceError, ScopeError, SendError, ServeError, SinkError, SpawnError,
-    StartError, TrustError, UnregisterError, UpdateError, WaitError,
+    AskError, BatchError, BroadcastError, CallError, CastError, ConnectError, DownReason, Effect, ElectionError, Error,
+    HasEffect, JoinError, LeaveError, LookupError, MetadataError, NamedAskError, NamedSendError, PingError,
+    PublishError, ReadyError, RecvError, RegisterError, ReplaceError, ScopeError, SendError, ServeError, SinkError,
+    SpawnError, StartError, TrustError, UnregisterError, UpdateError, VoteError, VotersError, WaitError,
 };
 pub use crate::gossip::{FACT_MAX, Fact, Facts, Gossip, TOPIC_MAX, Topic};
 pub use crate::groups::{Broadcast, Gather, Gathered, Group, GroupEvents, Groups, Outcome, Pick, Report};
@@ -248,6 +261,7 @@ pub use crate::messaging::{Address, Mailbox, Received, SendAllError, TrySendErro
 pub use crate::monitor::{Monitor, Monitored, Notice, Watching};
 pub use crate::node::{ADVERTISED_MAX, Builder, Node, SCOPE_MAX, SCOPES_MAX};
 pub use crate::proto::admission::AdmissionCounters;
+pub use crate::proto::election::{Fence, Fenced, LossReason};
 pub use crate::proto::membership::member::{Member, MemberEvent, MemberState, MembershipCounters};
 pub use crate::proto::monitor::Fate;
 pub use crate::proto::node::services::RegistryStats;
@@ -264,6 +278,7 @@ pub use crate::stats::{LinkStats, NodeStats, PeerStats};
 pub use crate::trace::{Trace, TraceError};
 pub use crate::transport::Network;
 pub use crate::trust::Trust;
+pub use crate::wire::services::election::{Token, TokenError};
 pub use crate::wire::services::monitor::REASON_MAX;
 
 /// The in-memory network: whole nodes with real QUIC and TLS in one process, under tokio's paused clock.

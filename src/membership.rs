@@ -80,7 +80,7 @@ impl Membership {
     ///
     /// It is a convention and no election: all nodes with the same view name the same one, but while views differ, as
     /// under a partition, two nodes may each believe that they lead. Let nothing depend on it that must happen once
-    /// only.
+    /// only: that is what an [`Election`](crate::Election) is for.
     pub fn leader(&self) -> Option<NodeId> {
         self.shared.members.leader()
     }

@@ -288,6 +288,7 @@ plain_messages! {
     String => "string", heap |text| text.len(); Cow<'static, str> => "string", heap |text| text.len();
     Duration => "duration"; SystemTime => "system-time"; IpAddr => "ip-address"; SocketAddr => "socket-address";
     crate::id::NodeName => "node-name"; NodeId => "node-id"; Pid => "pid";
+    crate::wire::services::election::Token => "election-token";
 }
 
 impl Message for Bytes {

@@ -3,17 +3,21 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::discovery::{self, Discovery, Joins, Ways};
+use crate::driver::clock::Clock;
 use crate::driver::journal::target;
 use crate::driver::mailboxes::{RefusedHook, RefusedMessage};
 use crate::driver::services::Services;
+use crate::driver::votes::VoteDir;
 use crate::driver::{self, Command, Shared};
-use crate::error::{ReadyError, StartError};
+use crate::election::{Election, Voters};
+use crate::error::{ElectionError, ReadyError, StartError};
 use crate::gossip::Gossip;
 use crate::groups::Groups;
 use crate::health::Health;
@@ -96,6 +100,7 @@ impl Node {
             flags: NodeFlags::default(),
             on_refused: None,
             incarnation: None,
+            election_dir: None,
             config: Config::default(),
         }
     }
@@ -191,6 +196,25 @@ impl Node {
         Registry::new(&self.guard.shared)
     }
 
+    /// Takes part in an election: votes in it, if this node is one of the voters, and learns who leads in any case.
+    ///
+    /// All nodes give the same name and the same voters; [`Election`] has the rules. A voter votes from now on until the node
+    /// stops, whether or not a handle lives. A second call for the same voters returns another handle. One with a later version
+    /// of the voters opens the election anew: this node resigns if it leads, and handles of the version before are over.
+    ///
+    /// Reads this node's vote, in a thread for blocking work.
+    ///
+    /// # Errors
+    /// [`ElectionError`]: these are no voters, or cannot follow those before; this node is a voter and has no directory for its
+    /// vote, or what it has voted cannot be read. Then it takes no part.
+    ///
+    /// # Cancel safety
+    /// One that is dropped goes on.
+    #[doc(alias = "leader_election")]
+    pub async fn election(&self, name: impl Into<String>, voters: Voters) -> Result<Election, ElectionError> {
+        Election::open(&self.guard.shared, name.into(), voters).await
+    }
+
     /// Waits until this node is ready: it knows the names and groups of the cluster, or has founded one.
     ///
     /// Until then [`Registry`] answers from what has come so far, and claims fail with
@@ -225,8 +249,9 @@ impl Node {
         self.guard.shared.names.is_ready()
     }
 
-    /// Leaves in good order. In this order: the names and memberships in groups of its mailboxes are withdrawn, new calls are
-    /// refused as [`ShuttingDown`](crate::CallError::ShuttingDown), running handlers are waited for, the other members are
+    /// Leaves in good order. In this order: what it leads is resigned, as soon as the holders of its
+    /// [`Leadership`](crate::Leadership)s have let go, or after [`Config::election_lease`]; the names and memberships in groups
+    /// of its mailboxes are withdrawn, new calls are refused as [`ShuttingDown`](crate::CallError::ShuttingDown), running handlers are waited for, the other members are
     /// told as [`Cluster::leave`] does, what was accepted is given time to be read by the peers (but for what still waits for
     /// a link to be made), the links are closed, then the socket. Waits for [`Config::shutdown_timeout`] at most, for handlers
     /// and links together, and a second each for links when handlers took all the time, the good-bye and the last words.
@@ -244,7 +269,7 @@ impl Node {
         self.guard.shared.shut_down().await;
     }
 
-    /// Does the first part of a [`shutdown`](Self::shutdown), and nothing more: withdraws names and memberships in groups,
+    /// Does the first part of a [`shutdown`](Self::shutdown), and nothing more: resigns, withdraws names and memberships in groups,
     /// refuses new calls and registrations, and waits for running handlers, for [`Config::shutdown_timeout`] at most. Returns
     /// how many handlers run still: 0 when all have ended in time.
     ///
@@ -327,6 +352,7 @@ pub struct Builder {
     flags: NodeFlags,
     on_refused: Option<RefusedHook>,
     incarnation: Option<u64>,
+    election_dir: Option<PathBuf>,
     config: Config,
 }
 
@@ -522,6 +548,18 @@ impl Builder {
         self
     }
 
+    /// Sets the directory where this node keeps its votes in elections: one of its own, which exists, on a disk that outlives
+    /// the node. A voter needs one, unless the voters are [`diskless`](Voters::diskless).
+    ///
+    /// Each vote is flushed to the disk before anybody hears of it: a few small writes in each election, and none in between.
+    /// The start fails when another node uses the directory, or none is there: it is not made, because one that is not there
+    /// may be a volume that is not mounted, and a voter that has forgotten its vote may elect a second leader. For the same
+    /// reason it must not be restored from a copy, nor emptied.
+    pub fn election_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.election_dir = Some(path.into());
+        self
+    }
+
     /// Sets the numbers that the node goes by.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
@@ -556,6 +594,7 @@ impl Builder {
             flags,
             on_refused,
             incarnation,
+            election_dir,
             config,
         } = self;
         let (name, cluster) = (name?, cluster?);
@@ -573,6 +612,7 @@ impl Builder {
             Some(cookie) => Some(driver::trust::derive(&cookie, &cluster, network.allows_blocking()).await?),
             None => None,
         };
+        let clock = if network.allows_blocking() { Clock::System } else { Clock::tokio() };
         let identify = |name: &NodeName| Tls::new(&cluster, name, keys, pem, allowed);
         // A name without its port is not yet what certificates name. Otherwise what is wrong with them is found before
         // anything is bound.
@@ -583,6 +623,7 @@ impl Builder {
         let endpoint = endpoint.map_err(|source| StartError::Bind { address, source })?;
         let bound = endpoint.local_addr().map_err(|source| StartError::Bind { address, source })?;
         let name = if name.port() == 0 { name.with_port(bound.port()) } else { name };
+        let votes = election_dir.map(|path| VoteDir::open(&path, cluster.clone(), name.clone())).transpose()?;
         let tls = match (identified, identify) {
             (Some(tls), _) => tls,
             (None, Some(identify)) => identify(&name)?,
@@ -599,7 +640,20 @@ impl Builder {
         let (rules, resolvers) = by_name(exceptions);
         let scopes = scopes.iter().map(Key::to_text).collect();
         let services = Services { scopes, plan: plan(&name, &ways, expect), rule, resolver, rules, resolvers };
-        let start = driver::Start { config, cluster, id, endpoint, tls, on_refused, addresses, flags, seed, services };
+        let start = driver::Start {
+            config,
+            cluster,
+            id,
+            endpoint,
+            tls,
+            on_refused,
+            addresses,
+            flags,
+            seed,
+            services,
+            clock,
+            votes,
+        };
         let shared = driver::start(start);
         let has_ways = !ways.names.is_empty() || !ways.sources.is_empty();
         let joins = Arc::new(Joins::new(has_ways));

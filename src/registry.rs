@@ -278,16 +278,21 @@ impl Registry {
     #[doc(alias = "yes_register_name")]
     pub fn register<M: Message>(&self, name: Name<M>, mailbox: &Mailbox<M>) -> Register<M> {
         let is_own = Arc::ptr_eq(mailbox.home(), &self.shared);
+        self.claim(name, mailbox.pid(), is_own, None)
+    }
+
+    /// The same for a mailbox that its reader has.
+    pub(crate) fn claim<M>(&self, name: Name<M>, pid: Pid, is_own: bool, replacing: Option<Pid>) -> Register<M> {
         Register {
             timeout: self.shared.config.register_timeout,
             registry: self.clone(),
             name,
-            pid: mailbox.pid(),
+            pid,
             is_own,
             metadata: Bytes::new(),
             on_loss: OnLoss::default(),
             is_everywhere: false,
-            replacing: None,
+            replacing,
         }
     }
 

@@ -242,6 +242,13 @@ impl Process {
         tokio::time::timeout(PATIENCE, reading).await.map_err(late)?
     }
 
+    /// Sends it a signal: `STOP` freezes it, `CONT` lets it go on.
+    pub(crate) fn signal(&self, signal: &str) -> Result<()> {
+        let id = self.child.id().ok_or("the process has ended")?;
+        let sent = std::process::Command::new("sh").args(["-c", &format!("kill -{signal} {id}")]).status()?;
+        if sent.success() { Ok(()) } else { Err(format!("{} got no {signal}", self.title).into()) }
+    }
+
     /// Kills it: it says no good-bye.
     pub(crate) async fn kill(&mut self) -> Result<()> {
         Ok(self.child.kill().await?)

@@ -201,6 +201,18 @@ impl Carrier {
         }
     }
 
+    /// Sends a packet of elections, before gossip and all that has a stream. One that is said only once goes by a stream,
+    /// too: then it is lost with the link alone.
+    pub(crate) fn send_election(&self, packet: Bytes, is_said_once: bool) {
+        if is_said_once {
+            self.send_packet(Way::Stream, Rank::Probe, packet.clone());
+        }
+        let dropped = self.packets.push_election(packet);
+        if let Some(shared) = self.shared.upgrade().filter(|_| dropped > 0) {
+            shared.packets.dropped_out(dropped);
+        }
+    }
+
     /// The way to the peer, as it is now.
     pub(crate) fn path(&self) -> Path {
         membership_path(&self.link)

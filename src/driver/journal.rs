@@ -28,6 +28,7 @@ pub(crate) mod target {
     pub(crate) const CONFLICT: &str = "distribute::conflict";
     pub(crate) const MEMBER: &str = "distribute::member";
     pub(crate) const NAME: &str = "distribute::name";
+    pub(crate) const ELECTION: &str = "distribute::election";
     pub(crate) const ACTOR: &str = "distribute::actor";
     pub(crate) const MESSAGE: &str = "distribute::message";
     pub(crate) const CALL: &str = "distribute::call";

@@ -1,21 +1,24 @@
 //! The node task, and what it shares with handles and links.
 //!
 //! The task decides which links to dial and keep and which session each serves, and who is a member and lives; it owns the
-//! only [`proto::node`](crate::proto::node). It waits for commands, deadlines, arrivals and packets of membership, never
-//! for a socket. Payload does not pass it: handles and links meet in [`session`].
+//! only [`proto::node`](crate::proto::node), and the machines of elections. It waits for commands, deadlines, arrivals and
+//! packets, never for a socket. Payload does not pass it: handles and links meet in [`session`].
 
 mod admission;
 pub(crate) mod asks;
 pub(crate) mod calls;
 pub(crate) mod carrier;
+pub(crate) mod clock;
 pub(crate) mod counters;
 pub(crate) mod delivery;
 pub(crate) mod disputes;
+pub(crate) mod elections;
 pub(crate) mod events;
 pub(crate) mod exchange;
 pub(crate) mod facts;
 pub(crate) mod groups;
 pub(crate) mod journal;
+pub(crate) mod leaders;
 pub(crate) mod mailboxes;
 pub(crate) mod members;
 pub(crate) mod monitors;
@@ -30,6 +33,7 @@ pub(crate) mod subscriber;
 #[cfg(all(test, feature = "sim"))]
 mod tests;
 pub(crate) mod trust;
+pub(crate) mod votes;
 pub(crate) mod waiting;
 
 use std::cell::RefCell;
@@ -47,11 +51,14 @@ use self::admission::{Admitted, Door};
 use self::asks::Asks;
 use self::calls::Methods;
 use self::carrier::{Carrier, Greeted, membership_path};
+use self::clock::Clock;
 use self::counters::{Accounts, CallCounters};
+use self::elections::{Ask, Elections};
 use self::events::Events;
 use self::facts::Facts;
 use self::groups::Groups;
 use self::journal::{By, Journal, link_span, target};
+use self::leaders::Leaders;
 use self::mailboxes::{Ending, Mailboxes, RefusedHook};
 use self::members::{Members, PathVitals, PeerVitals};
 use self::monitors::Monitors;
@@ -60,6 +67,7 @@ use self::packets::{Arrivals, Arrived, Content, PacketCounters, arrivals};
 use self::peers::Failure;
 use self::services::{Requests, Services};
 use self::session::{Gap, Session};
+use self::votes::VoteDir;
 use crate::config::Config;
 use crate::error::{ConnectError, DownReason};
 use crate::id::{ClusterName, NodeId, NodeName};
@@ -73,6 +81,7 @@ use crate::proto::node::{self, Input, Output, Setup};
 use crate::transport::link::{End, Path};
 use crate::transport::tls::Tls;
 use crate::transport::{Arrival, Endpoint};
+use crate::wire::services::is_elections;
 use crate::wire::services::monitor::Gone;
 use crate::wire::{Code, NodeFlags};
 
@@ -130,6 +139,7 @@ pub(crate) struct Shared {
     pub(crate) names: Names,
     pub(crate) groups: Groups,
     pub(crate) monitors: Monitors,
+    pub(crate) leaders: Leaders,
     requests: Requests,
     pub(crate) pool: Arc<Mutex<Pool>>,
     pub(crate) on_refused: Option<RefusedHook>,
@@ -261,6 +271,7 @@ pub(crate) enum Command {
     },
     /// For the services.
     Service(node::services::Input),
+    Election(Ask),
     /// Names and memberships in groups are over.
     Withdraw {
         done: oneshot::Sender<()>,
@@ -279,6 +290,11 @@ impl Shared {
     /// This node's present identity.
     pub(crate) fn id(&self) -> NodeId {
         self.id.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether this node only uses the cluster.
+    fn is_client(&self) -> bool {
+        self.flags.client
     }
 
     pub(crate) fn is_own(&self, node: &NodeId) -> bool {
@@ -455,11 +471,14 @@ pub(crate) struct Start {
     pub(crate) flags: NodeFlags,
     pub(crate) seed: u64,
     pub(crate) services: Services,
+    pub(crate) clock: Clock,
+    pub(crate) votes: Option<VoteDir>,
 }
 
 /// Starts the node task.
 pub(crate) fn start(start: Start) -> Arc<Shared> {
-    let Start { config, cluster, id, endpoint, tls, on_refused, addresses, flags, seed, services } = start;
+    let Start { config, cluster, id, endpoint, tls, on_refused, addresses, flags, seed, services, clock, votes } =
+        start;
     let (commands, inbox) = mpsc::unbounded_channel();
     let limits = Limits {
         backoff_min: config.backoff_min,
@@ -503,6 +522,7 @@ pub(crate) fn start(start: Start) -> Arc<Shared> {
         names: Names::new(config.events_max, services.scopes, services.resolver, services.resolvers),
         groups: Groups::new(id.clone(), config.events_max, config.groups_max),
         monitors: Monitors::default(),
+        leaders: Leaders::new(clock, votes),
         requests: Requests::default(),
         pool: Arc::new(Mutex::new(Pool::new(config.window_budget_total as u64, config.bulk_budget_total as u64))),
         config,
@@ -528,6 +548,7 @@ pub(crate) fn start(start: Start) -> Arc<Shared> {
     let node = Node {
         shared: shared.clone(),
         node: node::Node::new(setup, now()),
+        elections: Elections::default(),
         farewell: Farewell::No,
         is_contested: false,
         left: Vec::new(),
@@ -547,6 +568,7 @@ pub(crate) fn start(start: Start) -> Arc<Shared> {
 struct Node {
     shared: Arc<Shared>,
     node: node::Node,
+    elections: Elections,
     farewell: Farewell,
     /// It is being found out whether another life of this node's name is up.
     is_contested: bool,
@@ -608,7 +630,8 @@ impl Node {
                 Farewell::Until(due) => Some(due),
                 Farewell::No | Farewell::Said => None,
             };
-            let timeout = [self.node.poll_timeout(), goodbye, deadline].into_iter().flatten().min();
+            let election = self.elections.poll_timeout(&self.shared.leaders);
+            let timeout = [self.node.poll_timeout(), election, goodbye, deadline].into_iter().flatten().min();
             // Each branch does its move and returns here: nothing below waits.
             tokio::select! {
                 biased;
@@ -660,6 +683,7 @@ impl Node {
             }
         }
         self.node.handle_timeout(now);
+        self.elections_timeout();
         self.shared.members.set_score(self.node.membership().score());
         if matches!(self.farewell, Farewell::Until(due) if due <= now) {
             self.goodbye_said();
@@ -677,6 +701,7 @@ impl Node {
     fn handle_arrived(&mut self, arrived: Arrived) {
         let Arrived { from, content, .. } = arrived;
         match content {
+            Content::Packet { packet, .. } if is_elections(&packet) => self.election_packet(&from, packet),
             Content::Packet { way, path, packet } => {
                 self.node.handle(Input::Packet { from, way, path, packet }, now());
             }
@@ -700,6 +725,7 @@ impl Node {
     /// Tells the other members that this node leaves, unless they were told.
     fn say_goodbye(&mut self) {
         if self.farewell == Farewell::No {
+            self.resign_elections();
             self.farewell = Farewell::Until(now() + GOODBYE);
             self.withdraw();
             self.node.handle(Input::Leave, now());
@@ -859,6 +885,7 @@ impl Node {
                 }
                 self.tell_services(input);
             }
+            Command::Election(ask) => self.elect(ask),
             Command::Withdraw { done } => {
                 self.withdraw();
                 self.drain_outputs();
@@ -950,6 +977,7 @@ impl Node {
                     _ => {}
                 }
                 Journal::member(&event);
+                self.tell_elections(&event);
                 self.shared.members.apply(event);
                 self.door.members_changed();
             }
@@ -1084,6 +1112,7 @@ impl Node {
                 tracing::warn!(target: target::NODE, %id, "a later life of this name was known: this node goes on as another incarnation");
                 *self.shared.id.write().unwrap_or_else(PoisonError::into_inner) = id.clone();
                 self.shared.renew_groups(&id);
+                self.renew_elections(&id);
                 self.shared.events.renewed(id);
             }
         }
@@ -1184,6 +1213,7 @@ impl Node {
         }
         // First, because a closed mailbox takes no notices.
         self.shared.monitors.close();
+        self.shared.leaders.close();
         self.shared.mailboxes.close_all();
         self.shared.events.close();
         self.shared.members.close();

@@ -1,4 +1,4 @@
-//! Packets of membership between the node task and a link: what waits to leave, and what waits to be read. Service frames
+//! Packets of membership and elections between the node task and a link: what waits to leave, and what waits to be read. Service frames
 //! wait to be read beside them.
 //!
 //! Both ways are bounded. Of what leaves, probes go first, and beyond the bounds the oldest is dropped: what membership
@@ -20,6 +20,7 @@ use crate::wire::services::Service;
 
 /// Datagrams that wait at one link.
 const PROBES_MAX: usize = 32;
+const ELECTIONS_MAX: usize = 64;
 const GOSSIP_MAX: usize = 64;
 
 /// Bytes that wait for the membership stream of one link. The answer to a whole comparison of ten thousand members fits.
@@ -53,13 +54,15 @@ pub(crate) struct Outgoing {
 #[derive(Debug, Default)]
 struct Queues {
     probes: VecDeque<Bytes>,
+    /// They go before gossip, and have places of their own, so that no probe is dropped for them.
+    elections: VecDeque<Bytes>,
     gossip: VecDeque<Bytes>,
     /// By rank: what is of the same rank keeps its order.
     stream: [VecDeque<Bytes>; 3],
     stream_bytes: usize,
 }
 
-/// A packet for a datagram, and whether it goes before others.
+/// A packet for a datagram, and whether it goes before others, as a probe or as a word of an election.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Datagram {
     pub(super) packet: Bytes,
@@ -84,6 +87,18 @@ impl Outgoing {
         u64::from(is_full)
     }
 
+    /// Queues a packet of elections for a datagram; how many were dropped for it.
+    pub(super) fn push_election(&self, packet: Bytes) -> u64 {
+        let queue = &mut lock(&self.queues).elections;
+        let is_full = queue.len() >= ELECTIONS_MAX;
+        if is_full {
+            queue.pop_front();
+        }
+        queue.push_back(packet);
+        self.datagram_ready.notify_one();
+        u64::from(is_full)
+    }
+
     /// Queues a packet for the stream; how many were dropped, which is this one or none.
     pub(super) fn push_stream(&self, rank: Rank, packet: Bytes) -> u64 {
         let mut queues = lock(&self.queues);
@@ -97,10 +112,10 @@ impl Outgoing {
 
     pub(super) fn take_datagram(&self) -> Option<Datagram> {
         let mut queues = lock(&self.queues);
-        let (probe, gossip) = (queues.probes.pop_front(), &mut queues.gossip);
-        match probe {
+        let urgent = queues.probes.pop_front().or_else(|| queues.elections.pop_front());
+        match urgent {
             Some(packet) => Some(Datagram { packet, is_probe: true }),
-            None => gossip.pop_front().map(|packet| Datagram { packet, is_probe: false }),
+            None => queues.gossip.pop_front().map(|packet| Datagram { packet, is_probe: false }),
         }
     }
 
@@ -114,11 +129,13 @@ impl Outgoing {
     pub(super) fn len(&self) -> usize {
         let queues = lock(&self.queues);
         let stream: usize = queues.stream.iter().map(VecDeque::len).sum();
-        queues.probes.len() + queues.gossip.len() + stream
+        queues.probes.len() + queues.elections.len() + queues.gossip.len() + stream
     }
 
+    /// Whether something waits that goes before gossip.
     pub(super) fn has_probe(&self) -> bool {
-        !lock(&self.queues).probes.is_empty()
+        let queues = lock(&self.queues);
+        !queues.probes.is_empty() || !queues.elections.is_empty()
     }
 
     /// Resolves when a datagram was queued since the last time.
@@ -290,6 +307,24 @@ mod tests {
         while out.has_probe() {
             assert!(out.take_datagram().is_some_and(|datagram| datagram.is_probe));
         }
+        assert_eq!(out.take_datagram(), datagram(1, false));
+    }
+
+    #[test]
+    fn elections_go_after_probes_and_before_gossip_in_places_of_their_own() {
+        let out = Outgoing::default();
+        out.push_datagram(Rank::Gossip, packet(1));
+        for n in 0..ELECTIONS_MAX {
+            assert_eq!(out.push_election(packet(10 + n)), 0);
+        }
+        assert!(out.has_probe(), "gossip that is about to leave makes way");
+        assert_eq!(out.push_election(packet(1000)), 1, "the oldest is dropped");
+        assert_eq!(out.push_datagram(Rank::Probe, packet(2)), 0);
+        assert_eq!(out.take_datagram(), datagram(2, true));
+        for n in (11..10 + ELECTIONS_MAX).chain([1000]) {
+            assert_eq!(out.take_datagram(), datagram(n, true));
+        }
+        assert!(!out.has_probe());
         assert_eq!(out.take_datagram(), datagram(1, false));
     }
 

@@ -1,6 +1,6 @@
 //! The end of a node, in its one order.
 //!
-//! 1. Leaderships are resigned: whoever leads next need not wait.
+//! 1. Leaderships are resigned, each when its holder has let go of it: whoever leads next need not wait.
 //! 2. Names and memberships in groups are withdrawn, and this node decides on no names any more: nobody is led here, and a
 //!    successor may have a name while handlers still run. Others see them go with
 //!    [`NameReason::NodeLeft`](crate::NameReason::NodeLeft) and [`LeftReason::NodeLeft`](crate::LeftReason::NodeLeft).
@@ -12,6 +12,7 @@
 //!
 //! Steps 1 to 4 are [`Shared::drain`]; 5 to 7 are the node task's, from [`Command::Stop`] on.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -27,7 +28,8 @@ impl Shared {
     /// Refuses new work and waits for what runs, at most until then. Returns how many handlers still run.
     ///
     /// Dropping it stops the wait only.
-    pub(crate) async fn drain(&self, deadline: Instant) -> usize {
+    pub(crate) async fn drain(self: &Arc<Self>, deadline: Instant) -> usize {
+        self.resign_all().await;
         let (done, withdrawn) = oneshot::channel();
         self.command(Command::Withdraw { done });
         // Also when the node task has ended.
@@ -46,7 +48,7 @@ impl Shared {
     }
 
     /// All of it. When this is dropped it goes on, without waiting for running handlers.
-    pub(crate) async fn shut_down(&self) {
+    pub(crate) async fn shut_down(self: &Arc<Self>) {
         struct StopNow<'a>(&'a Shared, Instant);
         impl Drop for StopNow<'_> {
             fn drop(&mut self) {

@@ -2,6 +2,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod calls;
+pub(crate) mod election;
 pub(crate) mod founding;
 pub(crate) mod hello;
 pub(crate) mod lanes;

@@ -1,8 +1,9 @@
-//! Frames of the services: names, group members and monitors.
+//! Frames of the services: names, group members, monitors and elections.
 //!
 //! A service frame is the payload of a frame of a service stream. Those of one session are numbered from 0 over all its
 //! links, and are taken in that order.
 
+pub(crate) mod election;
 pub(crate) mod monitor;
 pub(crate) mod registry;
 pub(crate) mod replication;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub(crate) use self::election::Election;
 pub(crate) use self::monitor::Monitor;
 pub(crate) use self::registry::Registry;
 pub(crate) use self::replication::Replication;
@@ -44,6 +46,7 @@ pub(crate) enum Service {
     Replication(Replication),
     Registry(Registry),
     Monitor(Monitor),
+    Election(Election),
     /// The sender has the names and groups of the cluster.
     Ready,
 }
@@ -84,6 +87,7 @@ impl Service {
             Self::Replication(frame) => frame.kind(),
             Self::Registry(frame) => frame.kind(),
             Self::Monitor(frame) => frame.kind(),
+            Self::Election(frame) => frame.kind(),
             Self::Ready => READY,
         }
     }
@@ -93,6 +97,7 @@ impl Service {
             Self::Replication(frame) => frame.put_fields(out),
             Self::Registry(frame) => frame.put_fields(out),
             Self::Monitor(frame) => frame.put_fields(out),
+            Self::Election(frame) => frame.put_fields(out),
             Self::Ready => {}
         }
     }
@@ -105,6 +110,7 @@ impl Service {
             kind if Replication::has(kind) => Self::Replication(Replication::take(kind, &mut body)?),
             kind if Registry::has(kind) => Self::Registry(Registry::take(kind, &mut body)?),
             kind if Monitor::has(kind) => Self::Monitor(Monitor::take(kind, &mut body)?),
+            kind if Election::has(kind) => Self::Election(Election::take(&mut body)?),
             kind => return skip(kind),
         };
         finished(&body)?;
@@ -135,6 +141,25 @@ pub(crate) fn numbered(frame: Frame) -> Result<Option<(u64, Frame)>, WireError> 
         return Err(WireError::TooLong(service.body.len() as u64));
     }
     Ok(Some((number, service)))
+}
+
+/// Whether a packet is of elections. Their frames stand in packets, not in the streams of the services: an old one is of no
+/// use, and none has to wait for another.
+pub(crate) fn is_elections(packet: &[u8]) -> bool {
+    packet.first().is_some_and(|kind| Election::has(*kind))
+}
+
+/// The frames in a packet of elections.
+pub(crate) fn elections(mut packet: Bytes) -> Result<Vec<Election>, WireError> {
+    let mut frames = Vec::new();
+    while !packet.is_empty() {
+        match Service::decode(take_frame(&mut packet)?)? {
+            Some(Service::Election(frame)) => frames.push(frame),
+            Some(_) => return Err(WireError::Value("frame of an election")),
+            None => {}
+        }
+    }
+    Ok(frames)
 }
 
 fn put_text(out: &mut impl Fields, text: &str) {

@@ -52,7 +52,13 @@ async fn a_cluster_grows_and_shrinks_under_load() {
             run.rest().await;
         }
         if minutes.is_some() {
-            println!("SEED={}: after {:?}, {:?} to go, {:?}", run.seed, real.elapsed(), end - Instant::now(), run.counts);
+            println!(
+                "SEED={}: after {:?}, {:?} to go, {:?}",
+                run.seed,
+                real.elapsed(),
+                end - Instant::now(),
+                run.counts
+            );
         }
         if Instant::now() >= end {
             break;

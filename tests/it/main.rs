@@ -9,6 +9,8 @@ mod captured;
 mod children;
 mod churn;
 mod common;
+mod election;
+mod election_processes;
 mod evolution;
 mod faults;
 mod groups;

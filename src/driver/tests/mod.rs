@@ -7,6 +7,7 @@ mod authority;
 #[allow(dead_code, reason = "other tests use other parts of it")]
 #[path = "../../../tests/it/captured.rs"]
 mod captured;
+mod elections;
 mod exchanges;
 mod fake;
 mod flood;

@@ -384,6 +384,7 @@ impl Services {
                 }
                 Service::Registry(frame) => self.claim_frame(from, frame, now),
                 Service::Monitor(frame) => self.monitors.handle(monitor::Input::Frame { from, frame }, now),
+                Service::Election(_) => {}
                 Service::Ready => self.founding.handle(founding::Input::PeerReady { peer: from }, now),
             },
             Input::Request { id, request, deadline } => self.request(id, request, deadline, now),

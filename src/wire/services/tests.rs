@@ -4,6 +4,7 @@ use proptest::collection::{btree_map, vec};
 use proptest::option::of;
 use proptest::prelude::*;
 
+use super::election::Word;
 use super::monitor::{CUTS_MAX, Cut, Gone, REASON_MAX, reason};
 use super::registry::{Answer, Pending, Request, Spent, Token};
 use super::replication::{After, Binding, ENTRIES_MAX, Ended, Entry, Held, Joined, Key, Mine, State};
@@ -11,6 +12,8 @@ use super::*;
 use crate::id::{NODE_NAME_MAX, NodeName};
 use crate::wire::tests::{from_hex, to_hex};
 use crate::wire::{SKIPPABLE, Splitter};
+
+mod election;
 
 /// These bytes are what nodes of this version say to each other: a change here is a change of the protocol.
 #[test]
@@ -23,7 +26,7 @@ fn the_bytes_of_every_frame_are_these() {
     let known = (0..=255u8).filter(|kind| is_known(*kind)).collect::<BTreeSet<_>>();
     assert_eq!(kinds, known, "each kind is pinned");
     let pinned = |kind| golden().iter().filter(|(hex, _)| from_hex(hex)[0] == kind).count();
-    assert!(pinned(0x90) >= 7 && pinned(0x91) >= 19, "each request and each answer is pinned");
+    assert!(pinned(0x90) >= 7 && pinned(0x91) >= 19 && pinned(0xb0) >= 13, "each request and each answer is pinned");
 }
 
 #[test]
@@ -325,14 +328,14 @@ proptest! {
     }
 
     #[test]
-    fn noise_breaks_no_decoder(kind in prop_oneof![0x80..=0xa2u8, any::<u8>()], body in vec(any::<u8>(), 0..400)) {
+    fn noise_breaks_no_decoder(kind in prop_oneof![0x80..=0xa2u8, Just(0xb0u8), any::<u8>()], body in vec(any::<u8>(), 0..400)) {
         check_read(Frame { kind, body: body.clone().into() })?;
         let _ = numbered(Frame { kind: NUMBERED, body: body.into() });
     }
 
     /// Small numbers are what most kinds, flags and lengths are.
     #[test]
-    fn small_numbers_break_no_decoder(kind in 0x80..=0xa2u8, body in vec(0..20u8, 0..200)) {
+    fn small_numbers_break_no_decoder(kind in prop_oneof![0x80..=0xa2u8, Just(0xb0u8)], body in vec(0..20u8, 0..200)) {
         check_read(Frame { kind, body: body.into() })?;
     }
 
@@ -368,7 +371,7 @@ fn check_read(frame: Frame) -> Result<(), TestCaseError> {
 }
 
 fn is_known(kind: u8) -> bool {
-    kind == READY || Replication::has(kind) || Registry::has(kind) || Monitor::has(kind)
+    kind == READY || Replication::has(kind) || Registry::has(kind) || Monitor::has(kind) || Election::has(kind)
 }
 
 fn has_list(service: &Service) -> bool {
@@ -378,6 +381,7 @@ fn has_list(service: &Service) -> bool {
         Service::Replication(Status { .. } | Entries { .. } | Vector { .. })
             | Service::Registry(Registry::Answer { answer: Answer::Held { .. }, .. })
             | Service::Monitor(Monitor::Down { .. })
+            | Service::Election(Election { word: Word::Voted { .. } | Word::Recovered { .. }, .. })
     )
 }
 
@@ -400,6 +404,10 @@ fn items(service: &Service) -> Vec<usize> {
             .map(|_| Service::Registry(Registry::Answer { number, clock, answer: Answer::Held { pending } })),
         Service::Monitor(Monitor::Down { serial, gone, mut cuts }) => {
             cuts.pop().map(|_| Service::Monitor(Monitor::Down { serial, gone, cuts }))
+        }
+        Service::Election(mut election) => {
+            let (Word::Voted { lives, .. } | Word::Recovered { lives, .. }) = &mut election.word else { return None };
+            lives.pop().map(|_| Service::Election(election))
         }
         _ => None,
     };
@@ -507,7 +515,7 @@ fn golden() -> Vec<(&'static str, Service)> {
     let request = |request| Service::Registry(Registry::Request { number: 300, clock: 70_000, request });
     let answer = |answer| Service::Registry(Registry::Answer { number: 300, clock: 70_000, answer });
     let monitor = Service::Monitor;
-    vec![
+    let mut golden = vec![
         ("8000", Service::Ready),
         (
             "811700412c8000000000000000026575000000000000000000",
@@ -665,7 +673,9 @@ fn golden() -> Vec<(&'static str, Service)> {
         ("a2020503", monitor(Monitor::Down { serial: 5, gone: Gone::NoSuchMailbox, cuts: vec![] })),
         ("e3020500", monitor(Monitor::Failed { serial: 5, reason: "".into() })),
         ("e307412c04666cc3a9", monitor(Monitor::Failed { serial: 300, reason: "flé".into() })),
-    ]
+    ];
+    golden.extend(election::golden());
+    golden
 }
 
 /// As often small as not: each length of a varint is met.
@@ -728,6 +738,7 @@ fn any_service() -> BoxedStrategy<Service> {
         4 => replication().prop_map(Service::Replication),
         4 => registry().prop_map(Service::Registry),
         2 => monitor().prop_map(Service::Monitor),
+        2 => election::any_election().prop_map(Service::Election),
     ]
     .boxed()
 }
