@@ -15,12 +15,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use distribute::{
-    Group, GroupEvent, GroupMember, HealthReason, HealthStatus, Mailbox, MemberEvent, MembershipEvent, Method, Name,
-    NameChange, NameEvent, Node, NodeEvent, NodeId, NodeName, Pid, Registration,
+    Election, ElectionEvent, Group, GroupEvent, GroupMember, HealthReason, HealthStatus, Mailbox, MemberEvent,
+    MembershipEvent, Method, Name, NameChange, NameEvent, Node, NodeEvent, NodeId, NodeName, Pid, Registration, Voters,
 };
 use pico_args::Arguments;
 use tokio::task::AbortHandle;
@@ -44,6 +45,8 @@ const COMMANDS: &str = "\
   call NODE TEXT        asks a node to shout, and prints its answer
   ping NODE             asks a node for a sign of life, and prints how long that took
   watch NODE|NAME       tells once when the node, or who has the name, is gone
+  lead NAME VERSION VOTER..  stands in the election of this name among these voters; tells who leads
+  resign NAME           gives up the lead
   health                what is wrong, as far as this node knows
   stats                 what it has counted
   quit                  leaves in good order";
@@ -62,19 +65,26 @@ async fn run(mut arguments: Arguments) -> Result<()> {
         .with_writer(std::io::stderr)
         .init();
     if arguments.contains("--help") {
-        say!("usage: node OPTIONS\n{}\n  --script             one line for each answer\n", Place::OPTIONS);
+        say!("usage: node OPTIONS\n{}\n  --script             one line for each answer", Place::OPTIONS);
+        say!("  --votes DIRECTORY    where this node keeps its votes in elections\n");
         say!("commands:\n{COMMANDS}");
         return Ok(());
     }
     let is_script = arguments.contains("--script");
+    let votes: Option<PathBuf> = arguments.opt_value_from_os_str("--votes", |path| Ok::<_, String>(path.into()))?;
     let place = Place::take(&mut arguments)?.ok_or("--name is required; see --help")?;
     common::done(arguments)?;
 
-    let node = place.builder()?.start().await?;
+    let mut builder = place.builder()?;
+    if let Some(votes) = votes {
+        builder = builder.election_dir(votes);
+    }
+    let node = builder.start().await?;
     node.rpc().serve(SHOUT, |_call, text| async move { text.to_uppercase() })?;
     say!("node {}", node.name());
     let mut told = tokio::spawn(tell(node.clone()));
-    let mut prompt = Prompt { node, is_script, names: HashMap::new(), groups: HashMap::new() };
+    let mut prompt =
+        Prompt { node, is_script, names: HashMap::new(), groups: HashMap::new(), elections: HashMap::new() };
     let mut input = common::input();
     loop {
         if std::io::stdin().is_terminal() && !is_script {
@@ -102,6 +112,7 @@ struct Prompt {
     /// The names of this prompt's mailboxes, and the tasks that read these.
     names: HashMap<String, (Registration<String>, Reader)>,
     groups: HashMap<String, (Pid, Reader)>,
+    elections: HashMap<String, Election>,
 }
 
 /// A task that reads a mailbox. Dropping it closes the mailbox.
@@ -145,6 +156,8 @@ impl Prompt {
             ("call", rest) => self.call(rest).await,
             ("ping", node) => self.ping(node).await,
             ("watch", target) => self.watch(target),
+            ("lead", rest) => self.lead(rest).await,
+            ("resign", name) => self.resign(name).await,
             ("health", _) => Ok(self.health()),
             ("stats", _) => Ok(self.stats()),
             _ => Err("no such command; try help".into()),
@@ -256,6 +269,25 @@ impl Prompt {
         Ok(vec![target.to_owned()])
     }
 
+    async fn lead(&mut self, rest: &str) -> Result<Vec<String>> {
+        let words: Vec<_> = rest.split_whitespace().collect();
+        let [name, version, voters @ ..] = &*words else { return Err("lead NAME VERSION VOTER..".into()) };
+        let voters = Voters::new(version.parse()?, voters.iter().copied());
+        let election = self.node.election(*name, voters).await?;
+        if self.elections.insert((*name).to_owned(), election.clone()).is_none() {
+            tokio::spawn(tell_election(election.clone()));
+        }
+        if election.is_voter() {
+            tokio::spawn(async move { election.while_leading(|_| std::future::pending::<()>()).await });
+        }
+        Ok(vec![(*name).to_owned()])
+    }
+
+    async fn resign(&self, name: &str) -> Result<Vec<String>> {
+        self.elections.get(name).ok_or("it takes no part in this election")?.resign().await;
+        Ok(vec![name.to_owned()])
+    }
+
     fn health(&self) -> Vec<String> {
         let status = self.node.health().status();
         let heading = match &status {
@@ -312,6 +344,21 @@ async fn tell(node: Node) {
             Some(event) = names.next() => tell_name(event),
             Some(event) = groups.next() => tell_group(event),
             else => break,
+        }
+    }
+}
+
+async fn tell_election(election: Election) {
+    let mut events = election.observe();
+    while let Some(event) = events.next().await {
+        match event {
+            ElectionEvent::Snapshot(Some((token, leader))) | ElectionEvent::Changed { token, leader: Some(leader) } => {
+                say!("* leader {} is {leader} by {token}", election.name());
+            }
+            ElectionEvent::Changed { token, leader: None } => {
+                say!("* leader {} by {token} has stopped", election.name())
+            }
+            _ => {}
         }
     }
 }

@@ -11,7 +11,7 @@
 //!
 //! Read [`count_words`] for what a service does, [`stand_for_chief`] for a name that many want, [`work`] for a member of a
 //! group. Then [`stream`] for sending, [`collect`] for calling, [`name_and_find`] and [`elect`] for names, [`share_out`]
-//! for groups, [`lose_one`] for how the death of a member is noticed, and [`turn_away`] for what a stranger meets. The
+//! for groups, [`lose_one`] for how the death of a member is noticed, `tour/leader.rs` for elections, and [`turn_away`] for what a stranger meets. The
 //! rest starts processes and prints.
 //!
 //! Without FILE the words of README.md are counted. `RUST_LOG=distribute=debug` shows what the nodes do meanwhile.
@@ -123,10 +123,14 @@ impl Message for Watch {
 
 /// Prints a line, and does not mind when nobody reads on.
 macro_rules! say {
-    ($($text:tt)*) => {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
         let _ = writeln!(std::io::stdout(), $($text)*);
-    };
+    }};
 }
+
+#[path = "tour/leader.rs"]
+mod leader;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -175,7 +179,9 @@ struct Counts {
 
 /// A process that counts words until its standard input ends, which happens at the latest when its parent dies.
 async fn counter(name: &str, cookie: &str, join: &str) -> Result<()> {
-    let node = Node::builder(name).cookie(Cookie::load(cookie)?).join(join).config(Config::local()).start().await?;
+    let builder = Node::builder(name).cookie(Cookie::load(cookie)?).join(join).config(Config::local());
+    let node = builder.election_dir(leader::votes(Path::new(cookie), name)?).start().await?;
+    leader::stand_for_election(&node, join.parse()?)?;
     mourn(&node)?;
     stand_for_chief(&node)?;
     work(&node)?;
@@ -306,7 +312,8 @@ async fn tour(path: &Path, words: &[String]) -> Result<()> {
     let cookie_file = directory.path().join("cookie");
     let cookie = Cookie::load_or_generate(&cookie_file)?;
     let began = Instant::now();
-    let node = Node::builder("coordinator@127.0.0.1:0").cookie(cookie).config(Config::local()).start().await?;
+    let builder = Node::builder("coordinator@127.0.0.1:0").cookie(cookie).config(Config::local());
+    let node = builder.election_dir(leader::votes(&cookie_file, "coordinator")?).start().await?;
     mourn(&node)?;
     stand_for_chief(&node)?;
     work(&node)?;
@@ -375,6 +382,9 @@ async fn tour(path: &Path, words: &[String]) -> Result<()> {
 
     heading("A member dies");
     lose_one(&node, &mut counters, cookie_file).await?;
+
+    heading("Leaders are frozen and killed");
+    leader::lose_leaders(&node, &mut counters, cookie_file).await?;
 
     heading("A stranger with another cookie");
     turn_away(&node).await?;
@@ -778,6 +788,11 @@ struct Process {
 impl Process {
     fn id(&self) -> u32 {
         self.id
+    }
+
+    fn signal(&self, signal: &str) -> Result<()> {
+        let sent = std::process::Command::new("sh").args(["-c", &format!("kill -{signal} {}", self.id)]).status()?;
+        if sent.success() { Ok(()) } else { Err(format!("process {} got no {signal}", self.id).into()) }
     }
 
     async fn kill(&mut self) -> Result<()> {
