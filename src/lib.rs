@@ -46,9 +46,10 @@
 //!
 //! # Starting and stopping
 //! [`Builder::start`] waits for nobody else: [`Node::join_report`] tells who answered, and [`Node::ready`] waits until the node
-//! has what the cluster knows. [`Node::shutdown`] has one order: names and groups are withdrawn, new calls are refused,
-//! running ones waited for, the others told, the links closed. [`Node::drain`] is the first part by itself. So a service may
-//! be restarted node by node under load, and no call is lost whose caller tries again what was not done, as [`Retry`] does.
+//! has what the cluster knows. [`Node::shutdown`] has one order: leads are resigned, names and groups withdrawn, new calls
+//! refused, running ones waited for, the others told, the links closed. [`Node::drain`] is the first part by itself. So a
+//! service may be restarted node by node under load, and no call is lost whose caller tries again what was not done, as
+//! [`Retry`] does.
 //!
 //! # Order, loss, back-pressure
 //! Two nodes talk within a *session*, which begins with the first link between them. Links come and go (an idle one is

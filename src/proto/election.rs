@@ -18,7 +18,7 @@ mod vote;
 mod voter;
 mod voters;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,6 +85,8 @@ pub(crate) enum Flaw {
     EarlyWord,
     /// A vote of a life that is over counts.
     NoLives,
+    /// A leader has another stand, and goes on.
+    ClaimsOn,
 }
 
 impl Params {
@@ -204,9 +206,9 @@ pub(crate) struct Election {
     due: Option<Time>,
     /// The incarnations of the voters, as far as known, where votes are not on disk.
     lives: Vec<u64>,
+    /// Those who began together with this life, if all did.
+    begun_with: Vec<u64>,
     recovery: Option<Recovery>,
-    /// The lives of the others when all had forgotten, and began anew.
-    founded_with: BTreeMap<usize, u64>,
     /// Of the last question to the others.
     round: u64,
     /// The voter that was asked last who leads.
@@ -273,8 +275,8 @@ impl Election {
             quiet_until,
             due: rank.is_none().then_some(now),
             lives,
+            begun_with: Vec::new(),
             recovery,
-            founded_with: BTreeMap::new(),
             round: 0,
             asked: 0,
             observed: None,
@@ -388,7 +390,7 @@ impl Election {
         }
         match word {
             Word::Recover => self.recover_other(rank, life),
-            Word::Recovered { lives, .. } => self.recovered(rank, life, term, lives, now),
+            Word::Recovered { .. } => self.recovered(rank, life, term, word, now),
             Word::Blank { .. } => self.blank(rank, life, now),
             // Whoever has forgotten does nothing else.
             _ if self.recovery.is_some() => {}
@@ -516,9 +518,8 @@ impl PartialEq for Election {
             && self.promise == other.promise
             && self.quiet_until == other.quiet_until
             && self.due == other.due
-            && self.lives == other.lives
+            && (&self.lives, &self.begun_with) == (&other.lives, &other.begun_with)
             && self.recovery == other.recovery
-            && self.founded_with == other.founded_with
             && self.round == other.round
             && self.observed == other.observed
             && self.outputs == other.outputs
@@ -536,9 +537,8 @@ impl Hash for Election {
         self.promise.hash(state);
         self.quiet_until.hash(state);
         self.due.hash(state);
-        self.lives.hash(state);
+        (&self.lives, &self.begun_with).hash(state);
         self.recovery.hash(state);
-        self.founded_with.hash(state);
         self.round.hash(state);
         self.observed.hash(state);
     }

@@ -53,16 +53,18 @@ impl Election {
             return;
         }
         self.lives[rank] = life;
-        if self.recovery.is_none() {
-            self.send(rank, Word::Recovered { life, lives: self.lives.clone() });
-        }
-        // Also when this one has begun anew with that very life: the other is to as well, and not to wait for others.
-        if self.recovery.is_some() || self.founded_with.get(&rank) == Some(&life) {
-            self.send(rank, Word::Blank { life });
-        }
+        let word = match self.recovery {
+            Some(_) => Word::Blank { life },
+            None => {
+                let has_begun = self.begun_with.get(rank) == Some(&life);
+                Word::Recovered { life, has_begun, lives: self.lives.clone() }
+            }
+        };
+        self.send(rank, word);
     }
 
-    pub(super) fn recovered(&mut self, rank: usize, life: u64, term: u64, lives: Vec<u64>, now: Time) {
+    pub(super) fn recovered(&mut self, rank: usize, life: u64, term: u64, word: Word, now: Time) {
+        let Word::Recovered { has_begun, lives, .. } = word else { return };
         let Some(recovery) = &mut self.recovery else { return };
         if lives.len() != self.lives.len() || term > NUMBER_MAX {
             self.counters.malformed += 1;
@@ -72,8 +74,9 @@ impl Election {
         recovery.replies.insert(rank, Reply { life, term, lives });
         let answers = recovery.replies.iter().map(|(rank, reply)| (*rank, (reply.life, &reply.lives[..]))).collect();
         let counted = consistent(&answers);
-        // This voter is not one of them: a majority's worth of others.
-        if !self.fixed.voters.is_quorum(|rank| counted.contains(&rank)) {
+        // This voter is not one of them: a majority's worth of others. Unless it was only late: in this life it has not voted,
+        // and nobody who began together with it remembers another.
+        if !has_begun && !self.fixed.voters.is_quorum(|rank| counted.contains(&rank)) {
             return;
         }
         let replies = std::mem::take(&mut recovery.replies);
@@ -88,20 +91,25 @@ impl Election {
 
     pub(super) fn blank(&mut self, rank: usize, life: u64, now: Time) {
         let Some(recovery) = &mut self.recovery else { return };
-        recovery.blanks.insert(rank, life);
+        if !recovery.replies.contains_key(&rank) {
+            recovery.blanks.insert(rank, life);
+        }
         self.found(now);
     }
 
-    /// When all have forgotten, they begin anew, each as soon as it knows. Operators raise the generation then. Should one not, the sum of their lives,
+    /// When all have forgotten, they begin anew. Operators raise the generation then. Should one not, the sum of their lives,
     /// which are times, is later than any term before.
     fn found(&mut self, now: Time) {
         let Some(recovery) = &self.recovery else { return };
         if recovery.blanks.len() + 1 < self.fixed.voters.names().len() {
             return;
         }
-        self.founded_with.clone_from(&recovery.blanks);
         let others = recovery.blanks.values().fold(0, |sum: u64, life| sum.saturating_add(*life));
         let term = others.saturating_add(self.fixed.me.incarnation()).min(NUMBER_MAX / 2);
+        self.begun_with = self.lives.clone();
+        for (rank, life) in &recovery.blanks {
+            self.begun_with[*rank] = *life;
+        }
         self.begin_at(term, now);
     }
 

@@ -1,6 +1,7 @@
 //! One election's machine: each rule, from both sides.
 
 mod model;
+mod sim;
 
 use std::collections::VecDeque;
 
@@ -724,7 +725,7 @@ fn without_disks_all_begin_together_and_one_that_forgot_asks_a_majority_of_other
     let now = bench.now;
     assert_eq!(bench.say_as(NodeId::new(name('c'), 1), 'a', 9, stand()), [], "it does not vote");
     assert_eq!(bench.say_as(NodeId::new(name('c'), 1), 'a', 9, Word::Beat { number: 1 }), [], "nor answer");
-    bench.say_as(NodeId::new(name('c'), 1), 'a', 9, Word::Recovered { life: 1, lives });
+    bench.say_as(NodeId::new(name('c'), 1), 'a', 9, Word::Recovered { life: 1, has_begun: true, lives });
     assert!(bench.at('a').recovery.is_some(), "an answer to an earlier life");
     assert_eq!(now, bench.now);
     bench.run(ms(1_000));
@@ -804,7 +805,7 @@ fn no_word_breaks_a_voter() {
                 9 => Word::Ask,
                 10 => Word::Leads { token: Token::new(rng.u64(..3), rng.u64(..3), count), leader: Some(who) },
                 11 => Word::Recover,
-                12 => Word::Recovered { life, lives },
+                12 => Word::Recovered { life, has_begun: is_for, lives },
                 _ => Word::Blank { life },
             };
             let (from, to) =

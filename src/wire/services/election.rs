@@ -180,8 +180,10 @@ pub(crate) enum Word {
     },
     /// I have forgotten what I voted for.
     Recover,
+    /// With `has_begun`, the sender began together with this life of the receiver, which so has nothing to remember.
     Recovered {
         life: u64,
+        has_begun: bool,
         lives: Vec<u64>,
     },
     /// So have I.
@@ -253,8 +255,9 @@ impl Word {
                 token.put(out);
                 put_option(out, leader.as_ref(), |out, leader| put_bytes(out, leader.as_str().as_bytes()));
             }
-            Self::Recovered { life, lives } => {
+            Self::Recovered { life, has_begun, lives } => {
                 put_be64(out, *life);
+                out.bytes(&[u8::from(*has_begun)]);
                 put_lives(out, lives);
             }
             Self::Blank { life } => put_be64(out, *life),
@@ -284,7 +287,9 @@ impl Word {
             ASK => Self::Ask,
             LEADS => Self::Leads { token: Token::take(body)?, leader: take_option(body, take_node_name)? },
             RECOVER => Self::Recover,
-            RECOVERED => Self::Recovered { life: take_be64(body)?, lives: take_lives(body)? },
+            RECOVERED => {
+                Self::Recovered { life: take_be64(body)?, has_begun: take_flag(body)?, lives: take_lives(body)? }
+            }
             BLANK => Self::Blank { life: take_be64(body)? },
             _ => return Err(WireError::Value("word of an election")),
         })

@@ -43,6 +43,7 @@ struct Voter {
     rate: u32,
     /// It found that it leads, by this token, and is about to act on it.
     checked: Option<Token>,
+    has_checked: bool,
 }
 
 /// Something that worlds share for as long as it is the same in both, and its hash.
@@ -157,7 +158,7 @@ enum Step {
     Transfer(usize, usize),
     /// It looks whether it leads.
     Check(usize),
-    /// It acts, if it led when it looked.
+    /// It acts, as it led when it looked. Each does so once.
     Act(usize),
     Tick,
 }
@@ -210,8 +211,8 @@ struct Rules {
     /// Whatever else is broken does not count.
     seeks: Option<&'static str>,
     has_fence: bool,
-    /// Voters without a disk begin as if they had just begun together.
-    term: u64,
+    /// Voters without a disk have not begun yet.
+    begins: bool,
 }
 
 impl Rules {
@@ -235,15 +236,14 @@ impl Rules {
         let voter = |at: usize| {
             let set = usize::from(self.sets[0].rank(&self.names[at]).is_none());
             let mut election = self.start(at, set, 1, None, Time::ZERO).expect("nothing is stored");
-            if election.recovery.is_some() {
+            if election.recovery.is_some() && !self.begins {
                 election.recovery = None;
                 election.quiet_until = Time::ZERO;
-                election.vote.term = self.term;
                 election.lives.fill(1);
                 election.due = election.due.map(|_| Time::ZERO);
             }
             let rate = rates.get(at).copied().unwrap_or(1);
-            Voter { election, life: 1, disk: None, writing: None, set, rate, checked: None }
+            Voter { election, life: 1, disk: None, writing: None, set, rate, checked: None, has_checked: false }
         };
         let mut world = World {
             voters: (0..self.all.len()).map(|at| Shared::new(voter(at))).collect(),
@@ -346,7 +346,8 @@ impl World {
     fn restart(&mut self, at: usize, set: usize, rules: &Rules) -> Option<()> {
         let Voter { life, disk, rate, .. } = (*self.voters[at]).clone();
         let election = rules.start(at, set, life + 1, disk.clone(), self.clock(at))?;
-        let voter = Voter { election, life: life + 1, disk, writing: None, set, rate, checked: None };
+        let voter =
+            Voter { election, life: life + 1, disk, writing: None, set, rate, checked: None, has_checked: false };
         self.settle(at, voter, rules);
         Some(())
     }
@@ -416,11 +417,13 @@ impl Model for Rules {
                 steps.push(Step::Upgrade(at));
             }
             if self.hands_over && election.is_elected() {
-                steps.push(Step::Resign(at));
+                if !self.acts {
+                    steps.push(Step::Resign(at));
+                }
                 let others = (0..world.voters.len()).filter(|to| *to != at && world.voters[*to].election.is_standing);
                 steps.extend(others.map(|to| Step::Transfer(at, to)));
             }
-            if self.acts && voter.checked.is_none() && world.leads(at) {
+            if self.acts && !voter.has_checked && world.leads(at) {
                 steps.push(Step::Check(at));
             }
             if voter.checked.is_some() {
@@ -458,6 +461,7 @@ impl Model for Rules {
                 next.act(at, self, |voter, now| voter.election.handle(Input::Transfer { to }, now));
             }
             Step::Check(at) => next.act(at, self, |voter, _| {
+                voter.has_checked = true;
                 voter.checked = Some(voter.election.token(voter.election.vote.term));
             }),
             Step::Act(at) => {

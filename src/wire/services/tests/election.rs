@@ -40,8 +40,8 @@ pub(super) fn golden() -> Vec<(&'static str, Service)> {
         ),
         ("b0150762696c6c696e6700020102030405060708412c0b", Word::Recover),
         (
-            "b02d0762696c6c696e6700020102030405060708412c0c000000000000000700000000000000010000000000000002",
-            Word::Recovered { life: 7, lives: vec![1, 2] },
+            "b02e0762696c6c696e6700020102030405060708412c0c00000000000000070100000000000000010000000000000002",
+            Word::Recovered { life: 7, has_begun: true, lives: vec![1, 2] },
         ),
         ("b01d0762696c6c696e6700020102030405060708412c0d0000000000000007", Word::Blank { life: 7 }),
     ]
@@ -64,7 +64,11 @@ pub(super) fn any_election() -> BoxedStrategy<Election> {
         (life(), number()).prop_map(|(life, number)| Word::Beaten { life, number }),
         prop_oneof![Just(Word::TakeOver), Just(Word::Resigned), Just(Word::Ask), Just(Word::Recover)],
         (token(), of(leader())).prop_map(|(token, leader)| Word::Leads { token, leader }),
-        (life(), lives()).prop_map(|(life, lives)| Word::Recovered { life, lives }),
+        (life(), any::<bool>(), lives()).prop_map(|(life, has_begun, lives)| Word::Recovered {
+            life,
+            has_begun,
+            lives
+        }),
         life().prop_map(|life| Word::Blank { life }),
     ];
     let ballot = (number(), number(), any::<u64>());
@@ -87,7 +91,7 @@ fn an_election_says_one_of_its_words() {
         (Err(WireError::Value("word of an election")), Err(WireError::Value("word of an election")))
     );
     assert_eq!(of("0302"), Err(WireError::Value("flag")));
-    let lives = |count: usize| of(&format!("0c{}", "0000000000000001".repeat(count + 1)));
+    let lives = |count: usize| of(&format!("0c000000000000000700{}", "0000000000000001".repeat(count)));
     assert_eq!(lives(VOTERS_MAX), Ok(()));
     assert!(matches!(lives(VOTERS_MAX + 1), Err(WireError::TooLong(_))));
 }

@@ -35,7 +35,7 @@ fn rules(all: &'static str, terms: u64, crashes: u32) -> Rules {
         acts: false,
         seeks: None,
         has_fence: true,
-        term: 0,
+        begins: false,
     }
 }
 
@@ -102,6 +102,9 @@ fn voters_without_disks() {
     holds("three voters without disks, one term, one restart", diskless("abc", "ab", 1, 1));
     let five = || Rules { crashing: "c", beats: 0, ..diskless("abcde", "ab", 1, 1) };
     holds("five voters without disks, one term, one restart", five());
+    // The sum of their lives is the term that they begin in.
+    let begins = Rules { begins: true, crashing: "c", beats: 0, ..diskless("abc", "ab", 4, 1) };
+    holds("three voters without disks that begin together, one restart", begins);
     let twice = "two leaders by one token";
     breaks("a voter that has forgotten and only waits", Some(Flaw::WaitOnly), diskless("abc", "ab", 1, 1), twice);
     breaks("votes that count whatever has become of the voter", Some(Flaw::NoLives), five(), twice);
@@ -134,18 +137,20 @@ fn leases_of_two_leaders_do_not_overlap() {
     );
     let overlap = "two leases at one time";
     breaks("a lease that counts from the answer", Some(Flaw::LeaseFromReceipt), leases("ab", 3), overlap);
-    let restart = || Rules { crashes: 1, ..leases("ab", 2) };
-    holds("leases, and one restart", Rules { crashing: "c", ..restart() });
+    let restart = || Rules { crashes: 1, crashing: "c", ..leases("ab", 1) };
+    holds("leases, and one restart", restart());
     breaks("a promise forgotten by a restart", Some(Flaw::ForgottenPromise), restart(), overlap);
     // Rates that differ by more than was reckoned with.
-    let worse = Rules { rates: vec![vec![1, 3, 3]], ..leases("ab", 2) };
+    let worse = Rules { rates: vec![vec![1, 4, 4]], ..leases("ab", 2) };
     breaks("clocks worse than was reckoned with", None, worse, overlap);
-    holds("leases that are handed over", Rules { hands_over: true, ..leases("ab", 1) });
+    let handed = || Rules { hands_over: true, ..leases("ab", 0) };
+    holds("leases that are handed over", handed());
+    breaks("a leader that hands over and goes on", Some(Flaw::ClaimsOn), handed(), overlap);
 }
 
 #[test]
 fn a_resource_with_a_fence_takes_nothing_of_a_leader_of_the_past() {
-    let acts = || Rules { acts: true, rates: vec![vec![1, 2, 2]], ..leases("ab", 3) };
+    let acts = || Rules { acts: true, hands_over: true, ..leases("ab", 0) };
     holds("a leader that checks, and acts later", acts());
     let without = Rules { has_fence: false, ..acts() };
     breaks("a resource without a fence", None, without, "a resource took a lesser token");
@@ -166,53 +171,4 @@ fn two_sets_of_voters_do_not_both_elect() {
     holds("one of three is replaced", change("abc", "abd", Some("abc")));
     let apart = change("abc", "abd", None);
     breaks("sets without a version", Some(Flaw::NoVersion), apart, "two leases at one time");
-}
-
-#[test]
-fn explore() {
-    let get = |key: &str, or: u64| std::env::var(key).ok().map_or(or, |v| v.parse().unwrap());
-    let text =
-        |key: &str, or: &str| -> &'static str { Box::leak(std::env::var(key).unwrap_or(or.into()).into_boxed_str()) };
-    let (all, standing) = (text("ALL", "abc"), text("STAND", "abc"));
-    let base = match text("KIND", "") {
-        "diskless" => {
-            Rules { beats: get("BEATS", 0), ..diskless(all, standing, get("TERMS", 1), get("CRASHES", 1) as u32) }
-        }
-        "lease" => Rules {
-            terms: get("TERMS", 2),
-            crashes: get("CRASHES", 0) as u32,
-            beats: get("BEATS", 1),
-            ..leases(standing, get("TIME", 3) as u32)
-        },
-        "sets" => Rules {
-            sets: vec![
-                set(1, text("FROM", "abc"), None),
-                set(2, text("TO", "abcd"), std::env::var("PREV").ok().as_deref()),
-            ],
-            names: names("abcd"),
-            all: "abcd",
-            rates: vec![vec![2, 1, 2, 2]],
-            ..leases(standing, get("TIME", 3) as u32)
-        },
-        _ => Rules { standing, beats: get("BEATS", 1), ..rules(all, get("TERMS", 2), get("CRASHES", 0) as u32) },
-    };
-    let rates: Vec<Vec<u32>> = text("RATES", "")
-        .split(',')
-        .filter(|t| !t.is_empty())
-        .map(|t| t.bytes().map(|b| u32::from(b - b'0')).collect())
-        .collect();
-    let base = Rules {
-        crashing: text("CRASHING", all),
-        rates: if rates.is_empty() { base.rates.clone() } else { rates },
-        is_disk_slow: get("SLOW", 0) == 1,
-        hands_over: get("HAND", 0) == 1,
-        ..base
-    };
-    let checker = base.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
-    println!(
-        "{} states, {} deep, {:?}",
-        checker.unique_state_count(),
-        checker.max_depth(),
-        checker.discovery("nothing is broken").map(|p| p.last_state().broken)
-    );
 }
