@@ -516,14 +516,18 @@ impl Registry {
             if next.len() > NAME_METADATA_MAX {
                 return Err(UpdateError::TooLarge { size: next.len(), max: NAME_METADATA_MAX });
             }
-            let (scope, name, of) = (scope.clone(), name.clone(), pid.clone());
-            let request = Request::Update { scope, name, pid: of, version, metadata: next.clone() };
+            let (scope, of, wanted) = (scope.clone(), pid.clone(), next.clone());
+            let request = Request::Update { scope, name: name.clone(), pid: of, version, metadata: wanted };
             match self.shared.request(request, deadline).await {
                 Ok(_) => return Ok(next),
                 Err(Refusal::Stale { version: newer, metadata: present }) => (version, metadata) = (newer, present),
                 Err(Refusal::NotOwner { owner: other } | Refusal::Taken { owner: other, .. }) => {
                     if owner.is_some() {
                         return Err(UpdateError::NotRegistered);
+                    }
+                    if other == pid {
+                        // It has handed the name over, and is to be seen until its successor is.
+                        self.moved_on(&name, &pid).await;
                     }
                     (pid, version, metadata) =
                         known().filter(|(known, ..)| *known == other).unwrap_or((other, UNKNOWN, Bytes::new()));
@@ -540,6 +544,19 @@ impl Registry {
             }
         }
     }
+
+    /// Waits until another is to be seen as the owner, or nobody, but not for long.
+    async fn moved_on(&self, name: &Arc<str>, pid: &Pid) {
+        let watch = self.table.watch(Watched::Name(name.clone()));
+        let moved_on = async {
+            while self.table.look(name, |named| named.pid == *pid) == Some(true) {
+                if poll_fn(|context| watch.poll_next(context)).await.is_none() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(HAND_OVER, moved_on).await;
+    }
 }
 
 impl fmt::Debug for Registry {
@@ -547,6 +564,9 @@ impl fmt::Debug for Registry {
         f.debug_struct("Registry").field("scope", self.table.scope()).field("count", &self.count()).finish()
     }
 }
+
+/// An owner that has handed its name over is asked again after so long, or when its successor is to be seen.
+const HAND_OVER: Duration = Duration::from_millis(50);
 
 /// A version that no binding has: who updates from it is told the present one.
 const UNKNOWN: u64 = (1 << 62) - 1;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use distribute::sim::Conditions;
 use distribute::{
     Builder, Bytes, Conflict, ConflictResolver, ConflictRule, Cookie, Dns, LookupError, Mailbox, Name, NameChange,
     NameEvent, NameEvents, NameReason, Names, Node, OnLoss, Pid, RegisterError, Registration, ReplaceError,
@@ -535,6 +536,38 @@ async fn updates_are_atomic_from_any_node() {
     within(secs(30), nodes[2].registry().update(DESK, add)).await.unwrap();
     let change = next_change(&mut changes).await;
     assert_eq!((change.reason, change.now.unwrap().metadata), (NameReason::Updated, Bytes::from("301")));
+}
+
+/// Who updates a name that is on its way to another node waits for the successor; it does not ask again and again meanwhile.
+/// The clock is not paused: it would stand still as long as somebody does.
+#[tokio::test]
+async fn an_update_waits_for_a_hand_over() {
+    let world = World::new(746);
+    let nodes = cluster(&world, 2).await;
+    let (desk, next) = (nodes[0].mailbox::<u64>(), nodes[1].mailbox::<u64>());
+    register(&nodes[0], DESK, &desk).await.unwrap();
+    all_see(&nodes, DESK, Some(desk.pid()), SPREAD).await;
+    world.fabric.conditions(Conditions::default().latency(millis(200)));
+    let replacing = tokio::spawn(nodes[1].registry().replace(DESK, &desk, &next).into_future());
+    let mut most = 0;
+    for n in 0_u64.. {
+        let mut tries = 0;
+        let registry = nodes[0].registry();
+        let update = registry.update(DESK, |_| {
+            tries += 1;
+            Ok::<_, ()>(Bytes::from(n.to_string()))
+        });
+        let updated = within(secs(30), update).await;
+        let sees = nodes.iter().map(|node| owner(node, &DESK)).collect::<Vec<_>>();
+        assert!(updated.is_ok(), "{n}: {updated:?} after {tries} tries, of {desk:?} or {next:?}: {sees:?}");
+        most = most.max(tries);
+        if owner(&nodes[0], &DESK) == Some(next.pid()) {
+            break;
+        }
+        tokio::time::sleep(millis(5)).await;
+    }
+    within(secs(30), replacing).await.unwrap().unwrap();
+    assert!((2..50).contains(&most), "{most} tries");
 }
 
 /// Two sides of a cut go on alone: each finds its own, and finds the other's again when it heals.

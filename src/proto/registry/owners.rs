@@ -111,8 +111,8 @@ impl Registry {
     pub(super) fn of_owner(&mut self, asker: Asker, request: Request) {
         match request {
             Request::Release { scope, name, serial, successor } => {
-                let by = successor.as_ref().map(Pid::node);
-                if let Some((version, stamp)) = by.and_then(|by| self.handed_to(&scope, &name, serial, by)) {
+                let (own, by) = (Pid::new(self.id.clone(), serial), successor.as_ref().map(Pid::node));
+                if let Some((version, stamp)) = by.and_then(|by| self.handed_to(&scope, &name, &own, by)) {
                     // It is done: the answer was late.
                     return self.answer_asker(asker, Answer::Released { version, stamp });
                 }

@@ -245,6 +245,10 @@ impl Registry {
         let Some(round) = self.rounds.get(&id) else { return };
         let Asked { scope, name, token, serial, .. } = round.asked.clone();
         let successor = Pid::new(token.node, serial);
+        if let Some((version, stamp)) = self.handed_to(&scope, &name, old, successor.node()) {
+            // Its log says that it is done: the answer was too late for an earlier round.
+            return self.released(id, old.node(), Some(Answer::Released { version, stamp }), now);
+        }
         if *old.node() == self.id {
             let own = self.own_binding(&scope, &name).filter(|own| own.binding.serial == old.serial());
             let Some(own) = own else { return self.not_replaced(id, now) };

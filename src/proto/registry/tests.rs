@@ -474,6 +474,47 @@ fn what_was_claimed_since_the_release_is_not_replaced_by_what_follows_it() {
     }
 }
 
+/// The owner coordinates its own replacement, and hands the name over; its answer comes too late. Asked again it says the
+/// same again.
+#[test]
+fn an_owner_that_has_handed_over_says_so_again() {
+    let mut a = Alone::new();
+    let (scope, name): (Text, Text) = ("".into(), "x".into());
+    a.registry.write(&scope, &name, bound(1, 50, None), Then::Nothing);
+    a.sent();
+    let after = After { owner: node("a"), version: a.version + 1 };
+    for _ in 0..2 {
+        let (scope, name, replacing) = (scope.clone(), name.clone(), Some(pid("a", 1)));
+        let sent = a.ask("d", Request::Claim { scope, name, claim: 5, serial: 7, replacing, has_voted: false });
+        let (_, number, _) =
+            requests(sent).into_iter().find(|(to, _, _)| *to == node("b")).expect("b is asked to vote");
+        let answer = answers(a.reply("b", number, Answer::Yes));
+        assert_eq!(answer, [(node("d"), Answer::Granted { stamp: 50, after: Some(after.clone()) })]);
+    }
+}
+
+/// Whose log says that it has handed the name to the claimant is not asked to: on a long way there is time for either.
+#[test]
+fn a_hand_over_that_is_known_is_not_asked_for() {
+    for is_known in [false, true] {
+        let mut a = Alone::new();
+        let State::Bound(old) = bound(3, 50, None) else { unreachable!() };
+        a.changed("x", "e", 1, State::Bound(old.clone()));
+        if is_known {
+            a.changed("x", "e", 2, State::Gone(Ended::Replaced { by: node("d"), old }));
+        }
+        let (scope, name, replacing) = ("".into(), "x".into(), Some(pid("e", 3)));
+        let sent = a.ask("d", Request::Claim { scope, name, claim: 5, serial: 7, replacing, has_voted: false });
+        let (_, number, _) =
+            requests(sent).into_iter().find(|(to, _, _)| *to == node("b")).expect("b is asked to vote");
+        let sent = a.reply("b", number, Answer::Yes);
+        let is_asked = requests(sent.clone()).iter().any(|(_, _, request)| matches!(request, Request::Release { .. }));
+        assert_eq!(is_asked, !is_known);
+        let granted = Answer::Granted { stamp: 50, after: Some(After { owner: node("e"), version: 2 }) };
+        assert_eq!(answers(sent), if is_known { vec![(node("d"), granted)] } else { vec![] });
+    }
+}
+
 /// An answer that is none is like silence: the next arbiter is asked.
 #[test]
 fn a_claim_survives_an_answer_that_makes_no_sense() {

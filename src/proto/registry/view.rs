@@ -387,10 +387,10 @@ impl Registry {
 }
 
 impl Registry {
-    /// As of which version of its log this node handed the name to that one, and how old the claim is.
-    pub(super) fn handed_to(&self, scope: &Text, name: &Text, serial: u64, to: &NodeId) -> Option<(u64, u64)> {
+    /// As of which version of its log the owner handed the name to that node, and how old the claim is.
+    pub(super) fn handed_to(&self, scope: &Text, name: &Text, old: &Pid, to: &NodeId) -> Option<(u64, u64)> {
         let handed = self.scopes.get(scope)?.names.get(name)?.rest.as_ref()?.handed.as_ref()?;
-        let is_it = handed.from == self.id && handed.to == *to && handed.old.serial == serial;
+        let is_it = handed.from == *old.node() && handed.to == *to && handed.old.serial == old.serial();
         is_it.then_some((handed.version, handed.old.stamp))
     }
 
