@@ -117,7 +117,7 @@ impl Voter {
                 // The name may still be that of a till that was frozen or killed.
                 let till = tokio::time::timeout(SOON, self.election.find(TILL)).await??;
                 let token = till.ask(|reply_to| Pay(what.to_owned(), reply_to)).await?;
-                Ok(token.map_or("not paid: the ledger refused".into(), |token| format!("paid by {token}")))
+                Ok(token.map_or_else(|| "not paid: the ledger refused".into(), |token| format!("paid by {token}")))
             }
             // What a thread of a till that is over might do: nobody has asked the lease.
             ("force", what) => {

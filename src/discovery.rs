@@ -379,10 +379,11 @@ mod tests {
     use super::*;
     use crate::driver::events::NodeEvent;
     use crate::id::NodeId;
-    use crate::identity::Cookie;
+    use crate::identity::{Cookie, Identity};
     use crate::node::{Builder, Node};
     use crate::proto::membership::{MemberEvent, MemberState};
     use crate::sim::Fabric;
+    use crate::transport::tls::tests::ca::Ca;
 
     /// Places that somebody wrote down, and how often they were read.
     #[derive(Clone)]
@@ -553,6 +554,35 @@ mod tests {
         assert_eq!(peers::who_answers(a.shared(), (ip(1), 4370).into()).await.as_ref(), Ok(a.name()), "itself");
         let nobody = peers::who_answers(a.shared(), (ip(9), 4370).into()).await;
         assert!(matches!(nobody, Err(ConnectError::Timeout(_))), "{nobody:?}");
+    }
+
+    /// Certificates that name hosts do not tell the nodes of one host apart: each of these says itself who it is.
+    #[tokio::test(start_paused = true)]
+    async fn nodes_of_one_host_are_told_apart() {
+        let world = World::new();
+        let ca = Ca::root("shop");
+        let host = world.fabric.host(ip(1));
+        let start = async |name: &str| {
+            let signed = ca.sign(&["10.0.0.1"], &[]);
+            let identity = Identity::from_pem_bytes(ca.root_pem(), signed.chain_pem(), signed.key_pem());
+            let identity = identity.with_cookie(world.cookie.clone());
+            Node::builder(name).identity(identity).network(&host).start().await.unwrap()
+        };
+        let b = start("b@10.0.0.1:4371").await;
+        let c = start("c@10.0.0.1:4372").await;
+        let d = start("d@10.0.0.1:4373").await;
+        let who = async |port: u16| peers::who_answers(d.shared(), (ip(1), port).into()).await;
+        assert_eq!(who(4371).await.as_ref(), Ok(b.name()), "before any session");
+        d.cluster().connect(b.name()).await.unwrap();
+        assert_eq!(who(4372).await.as_ref(), Ok(c.name()), "beside a session");
+        assert_eq!(who(4371).await.as_ref(), Ok(b.name()), "within one");
+        for node in [&b, &c] {
+            d.cluster().connect(node.name()).await.unwrap();
+            d.cluster().disconnect(node.name()).await;
+        }
+        assert_eq!(who(4371).await.as_ref(), Ok(b.name()), "after one");
+        assert_eq!(who(4372).await.as_ref(), Ok(c.name()), "after one");
+        assert!(matches!(who(4373).await, Err(ConnectError::IsSelf)), "itself");
     }
 
     /// An error, a panic and silence of some sources do not keep the others from being used.

@@ -14,8 +14,10 @@ use crate::identity::{Allowed, Cookie, Identity, KeyHash};
 /// Everything here takes effect without a restart and without losing a session that is still trusted. A change is made at
 /// once or not at all; then every live link is looked at again by it. Links to peers that are trusted no longer are closed,
 /// and their sessions end with [`DownReason::TrustChanged`](crate::DownReason::TrustChanged), on both sides. Links that
-/// present what the node no longer does are exchanged for new ones, in good order. [`Changed`] tells both. Without a change
-/// the same is done every [`Config::trust_recheck`](crate::Config::trust_recheck), because certificates expire.
+/// present what the node no longer does are exchanged for new ones, in good order. [`Changed`] tells both. A peer without a
+/// link at that moment has only its name to be judged by, against the list of [`set_allowed`](Self::set_allowed); for the
+/// rest it is looked at with the next link, and its session ends when that is refused. Without a change all this is done
+/// every [`Config::trust_recheck`](crate::Config::trust_recheck), because certificates expire.
 ///
 /// # Another cookie for a cluster
 /// In three rounds, each of which is to be finished on all nodes before the next: [`accept`](Self::accept) the new one,
@@ -83,7 +85,8 @@ impl Trust {
     ///
     /// Waits until no link presents the former one any more, for [`Config::connect_timeout`](crate::Config::connect_timeout)
     /// at most. A peer that cannot be reached with the new one keeps its link, is told in [`Changed::behind`], and is tried
-    /// again and again.
+    /// again and again. One that [nobody can dial](crate::Builder::not_dialable) is to dial anew: if it does not accept the new
+    /// one, it loses its session, and is not told in [`Changed::behind`].
     ///
     /// # Errors
     /// [`TrustError::NotAccepted`] for a cookie that is not accepted, and [`TrustError::NoCookies`].

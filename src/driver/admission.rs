@@ -10,15 +10,16 @@ use crate::config::Config;
 use crate::error::ConnectError;
 use crate::id::{HostName, NodeName};
 use crate::proto::admission::{Admission, AdmissionCounters, Limits, Place, Ruling};
-use crate::proto::membership::{Member, MemberState};
+use crate::proto::membership::{Member, MemberEvent, MemberState};
 use crate::transport::Arrival;
 
 /// Who may begin a handshake.
 #[derive(Debug)]
 pub(super) struct Door {
     admission: Admission,
-    /// Where each member was when it was linked last: its name may not say so.
+    /// Where each member was when it was linked last: its name may not say so. As many as there may be members.
     met: BTreeMap<NodeName, IpAddr>,
+    met_max: usize,
     /// Where members may be; `None` when that is to be looked up again.
     members: Option<HashSet<IpAddr>>,
 }
@@ -34,7 +35,7 @@ pub(super) struct Admitted {
 impl Door {
     pub(super) fn new(config: &Config) -> Self {
         let limits = Limits { places: config.handshakes_max, reserved: config.handshakes_reserved };
-        Self { admission: Admission::new(limits), met: BTreeMap::new(), members: None }
+        Self { admission: Admission::new(limits), met: BTreeMap::new(), met_max: config.members_max, members: None }
     }
 
     pub(super) fn counters(&self) -> AdmissionCounters {
@@ -47,12 +48,18 @@ impl Door {
     }
 
     /// Something has happened to a member.
-    pub(super) fn members_changed(&mut self) {
+    pub(super) fn members_changed(&mut self, event: &MemberEvent) {
         self.members = None;
+        if let MemberEvent::Forgotten(life) = event {
+            self.met.remove(life.name());
+        }
     }
 
     /// A node is linked at this address.
     pub(super) fn met(&mut self, name: &NodeName, address: IpAddr) {
+        if self.met.len() >= self.met_max && !self.met.contains_key(name) {
+            self.met.pop_first();
+        }
         if self.met.insert(name.clone(), address) != Some(address) {
             self.members = None;
         }
@@ -93,7 +100,7 @@ impl Node {
             return arrival.refuse();
         }
         let (from, is_proven) = (arrival.address().ip(), arrival.is_proven());
-        let Door { admission, met, members } = &mut self.door;
+        let Door { admission, met, members, .. } = &mut self.door;
         let is_member = || {
             let places = members.get_or_insert_with(|| places(self.shared.members.snapshot(), met));
             places.contains(&from.to_canonical())
@@ -116,5 +123,29 @@ impl Node {
         let task = self.tasks.spawn(task);
         let admitted = Some(Admitted { place, from, is_proven });
         self.entries.insert(link, Entry { task: Some(task), admitted, ..Entry::default() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::NodeId;
+
+    /// Nodes that come under ever new names leave nothing behind, and are no more than there may be members.
+    #[test]
+    fn places_go_with_their_members() {
+        let config = Config { members_max: 100, ..Config::default() };
+        let mut door = Door::new(&config);
+        let name = |n: usize| NodeName::parse(&format!("n{n}@h")).unwrap();
+        for n in 0..1000 {
+            door.met(&name(n), [10, 0, 0, 1].into());
+            door.members_changed(&MemberEvent::Forgotten(NodeId::new(name(n), 1)));
+        }
+        assert_eq!(door.met.len(), 0);
+        for n in 0..=config.members_max {
+            door.met(&name(n), [10, 0, 0, 1].into());
+        }
+        assert_eq!(door.met.len(), config.members_max);
+        assert!(door.met.contains_key(&name(config.members_max)), "the last one");
     }
 }

@@ -495,7 +495,7 @@ mod tests {
 
     fn place() -> Arc<Place> {
         let voters = Voters::new(1, vec![NodeName::parse("a@h:1").unwrap()], None, None).unwrap();
-        Place::new("e".into(), voters, true, Clock::System, 2)
+        Place::new("e".into(), voters, true, Clock::System, 3)
     }
 
     fn token(term: u64) -> Token {
@@ -546,14 +546,14 @@ mod tests {
             }
         };
         let leader = NodeName::parse("b@h:1").unwrap();
-        for term in 1..=3 {
+        for term in 1..=4 {
             place.observed(token(term), Some(leader.clone()));
         }
         assert_eq!(next(), Some(ElectionEvent::Lagged));
-        assert_eq!(next(), Some(ElectionEvent::Snapshot(Some((token(2), leader.clone())))));
+        assert_eq!(next(), Some(ElectionEvent::Snapshot(Some((token(3), leader.clone())))));
         assert_eq!(lock(&place.view).lagged, 1);
         place.over();
-        assert_eq!(next(), Some(ElectionEvent::Changed { token: token(3), leader: Some(leader) }));
+        assert_eq!(next(), Some(ElectionEvent::Changed { token: token(4), leader: Some(leader) }));
         assert_eq!(next(), None);
     }
 }

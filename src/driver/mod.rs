@@ -978,8 +978,8 @@ impl Node {
                 }
                 Journal::member(&event);
                 self.tell_elections(&event);
+                self.door.members_changed(&event);
                 self.shared.members.apply(event);
-                self.door.members_changed();
             }
             Output::Fact { from, topic, body } => self.shared.facts.deliver(from, &topic, body),
             Output::Superseded { by } => self.superseded(by),

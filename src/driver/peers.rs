@@ -15,14 +15,14 @@ use super::carrier::{Greeted, kind_of};
 use super::journal::Journal;
 use super::{Command, Shared, lock};
 use crate::error::ConnectError;
-use crate::id::{NodeId, NodeName};
+use crate::id::{HostName, NodeId, NodeName};
 use crate::identity::{AuthError, Role};
 use crate::proto::hello::{Channel, Greeting, Handshake, Input, Output, Peer, Refusal};
 use crate::proto::links::LinkId;
 use crate::transport::link::{End, Receiver, StreamError};
 use crate::transport::tls::refusal_code;
 use crate::transport::{Arrival, Link};
-use crate::wire::{CONTROL_MAX, Code, Control, Frame, HELLO_MAX, Splitter, StreamKind, WireError};
+use crate::wire::{CONTROL_MAX, Code, Control, Frame, HELLO_MAX, Mode, Splitter, StreamKind, WireError};
 
 /// At most so many addresses of one name are tried in one dial.
 const ADDRESSES_MAX: usize = 8;
@@ -434,9 +434,13 @@ pub(crate) async fn who_answers(shared: &Arc<Shared>, address: SocketAddr) -> Re
         let endpoint = shared.endpoint().ok_or(ConnectError::Shutdown)?;
         let link = endpoint.dial_anyone(&shared.tls, address).await?;
         let channel = channel(shared, &link)?;
-        // A peer takes a greeting that is not its session's for the end of that, or refuses it; but of those that this node
-        // has met, the certificate tells which it is.
-        if let Some(met) = shared.names_met().into_iter().find(|name| (channel.certified)(name).is_ok()) {
+        // A peer that has met this node refuses a greeting that is not its session's, so it is to be known by its
+        // certificate. One of a cookie's tells which node it is; one of a PKI may be for several, and these say it themselves.
+        let mut met = shared.names_met();
+        met.retain(|name| (channel.certified)(name).is_ok());
+        if channel.mode == Mode::Cookie
+            && let Some(met) = met.pop()
+        {
             link.close(Code::NORMAL, b"");
             return Ok((met, Vec::new()));
         }
@@ -446,7 +450,12 @@ pub(crate) async fn who_answers(shared: &Arc<Shared>, address: SocketAddr) -> Re
         send.write(&hello).await.map_err(broken)?;
         let Ok(frame) = read_frame(&mut recv).await else {
             // It says why.
-            return Err(Failure::from(link.closed().await).error);
+            let Failure { error, code, .. } = link.closed().await.into();
+            let likely = met.into_iter().max_by_key(|name| shared.likeness(name, address));
+            return match likely.filter(|_| code == Some(Code::STALE_LINK)) {
+                Some(met) => Ok((met, Vec::new())),
+                None => Err(error),
+            };
         };
         let outputs = machine.handle(Input::Frame(frame));
         link.close(Code::NORMAL, b"");
@@ -470,6 +479,13 @@ impl Shared {
         names.extend(self.members.snapshot().into_iter().map(|member| member.id.name().clone()));
         names.extend(lock(&self.advertised).keys().cloned());
         names
+    }
+
+    /// How well an address goes with a name, to tell names apart: it may be a place of that node, or only have its port.
+    fn likeness(&self, name: &NodeName, address: SocketAddr) -> u8 {
+        let is_named = matches!(name.host(), HostName::Ip(ip) if SocketAddr::new(ip, name.port()) == address);
+        let is_known = is_named || self.advertised(name).contains(&address);
+        2 * u8::from(is_known) + u8::from(name.port() == address.port())
     }
 
     /// A node was met at these addresses, or says that it is there.

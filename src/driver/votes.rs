@@ -101,7 +101,6 @@ impl VoteDir {
 
     /// There a directory cannot be flushed, and need not be.
     #[cfg(not(unix))]
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "the shape of the other")]
     fn flush(&self) -> io::Result<()> {
         Ok(())
     }

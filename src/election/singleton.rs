@@ -36,7 +36,7 @@ impl Election {
     ///
     /// #[derive(Serialize, Deserialize)]
     /// struct Next(ReplyTo<u64>);
-    /// # impl distribute::Message for Next { const TAG: &'static str = "next"; }
+    /// # impl distribute::Message for Next { const TAG: &'static str = "next"; const VERSION: u32 = 1; }
     ///
     /// const COUNTER: Name<Next> = Name::new("counter");
     ///

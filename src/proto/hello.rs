@@ -77,7 +77,7 @@ pub(crate) struct Peer {
     pub(crate) id: NodeId,
     /// Tells its life from others of the same name and incarnation.
     pub(crate) fingerprint: [u8; 32],
-    /// A hash of the certificate that it presented.
+    /// A hash of what it presented: its certificate, and the cookie of its proof, which may change by itself.
     pub(crate) certificate: [u8; 32],
     pub(crate) greeting: Greeting,
     pub(crate) addresses: Vec<std::net::SocketAddr>,
@@ -288,6 +288,12 @@ impl Handshake {
             let key = self.channel.peer_keys.iter().find(|key| key.verify(&proof, &hello.proof));
             self.proved_by = Some(key.ok_or(Code::BAD_PROOF)?.clone());
         }
+        let certificate = self.proved_by.as_ref().map_or(self.channel.peer_certificate, |key| {
+            // The same in either role, and whatever this side presents.
+            let role = Role::Dialler;
+            let (exporter, peer_spki) = (&self.channel.peer_certificate, &[0; 32]);
+            key.proof(&ProofInput { exporter, role, peer_spki, ..proof })
+        });
         // 0 says "no life known", and the last values would leave no room for the next life.
         if hello.incarnation == 0 || hello.incarnation >= INCARNATION_END {
             return Err(Code::PROTOCOL);
@@ -299,7 +305,7 @@ impl Handshake {
         Ok(Peer {
             id: NodeId::new(hello.name, hello.incarnation),
             fingerprint: self.channel.peer_life,
-            certificate: self.channel.peer_certificate,
+            certificate,
             greeting: Greeting {
                 known_incarnation: hello.known_incarnation,
                 ended: hello.ended,
@@ -460,6 +466,27 @@ mod tests {
             assert_eq!(pki().responder().handle(frame(&bent(&hello, bend))), [Output::Refuse(code.into())]);
             assert_eq!(pki().dialler().0.handle(frame(&bent(answer, bend))), [Output::Refuse(code.into())]);
         }
+    }
+
+    /// Beside certificates another cookie is all that a peer may present anew: it does not look the same then.
+    #[test]
+    fn another_cookie_is_another_thing_presented() {
+        let (one, other) = (keys(&Cookie::generate()), keys(&Cookie::generate()));
+        let presented = |own: &HelloKey| {
+            let mut pair = pair();
+            pair.dialler.1.mode = Mode::Both;
+            pair.dialler.1.own_key = Some(own.clone());
+            (pair.responder.1.mode, pair.responder.1.peer_keys) = (Mode::Both, vec![one.clone(), other.clone()]);
+            let responder = pair.responder;
+            let (_, hello) = Pair { responder: (local("b@h", 6), channel("a@h", [0; 32], [0; 32])), ..pair }.dialler();
+            let mut responder = Handshake::respond(responder.0, responder.1);
+            match &responder.handle(frame(&hello))[..] {
+                [Output::Judge(peer)] => peer.certificate,
+                refused => panic!("{refused:?}"),
+            }
+        };
+        assert_eq!(presented(&one), presented(&one));
+        assert_ne!(presented(&one), presented(&other));
     }
 
     /// Beside certificates any cookie that is accepted will do; without one nothing does.

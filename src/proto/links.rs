@@ -227,7 +227,7 @@ struct Link {
     /// This node dialled it.
     own: bool,
     state: State,
-    /// What the peer presented, once it has greeted.
+    /// What the peer presented, once it has greeted: see [`Peer::certificate`].
     certificate: [u8; 32],
     /// One of the two presents something else by now. It serves until another link is up.
     is_outdated: bool,
@@ -288,6 +288,10 @@ struct Newcomer {
     peer: Box<Peer>,
     hearsay: Option<Hearsay>,
 }
+
+/// How many links one peer may have to this node, those that stop included: an honest one has two that crossed, and what it
+/// left behind where the network broke.
+const LINKS_MAX: usize = 16;
 
 /// How many newcomers wait for one check.
 const NEWCOMERS_MAX: usize = 4;
@@ -514,6 +518,9 @@ impl Links {
         }
         let next_session = SessionId(self.next());
         let known = self.known(&name);
+        if role == Role::Responder && known.links.len() >= LINKS_MAX {
+            return self.refuse(link, Code::LIMIT);
+        }
         known.not_dialable = peer.flags.not_dialable;
         let session =
             known.session.get_or_insert(Session { id: next_session, up: false, is_leaving: false, idle_since: 0 }).id;

@@ -87,7 +87,7 @@ impl Resource {
         match self.fence.admit(token) {
             Ok(()) => {
                 let now = Instant::now();
-                let (writer, _, last) = self.writers.entry(token).or_insert((by.clone(), now, now));
+                let (writer, _, last) = self.writers.entry(token).or_insert_with(|| (by.clone(), now, now));
                 assert_eq!(*writer, by, "{token} has come twice");
                 *last = now;
                 true
@@ -238,9 +238,8 @@ async fn a_frozen_leader_writes_nothing_when_it_wakes() {
         tokio::time::sleep(millis(10)).await;
     }
     cluster.until_known(frozen, new).await;
-    let resource = cluster.resource.lock().unwrap();
-    assert!(resource.writers[&old].2 < resource.writers[&new].1, "none was admitted after the new leader's first");
-    drop(resource);
+    let of = |token| cluster.resource.lock().unwrap().writers[&token].clone();
+    assert!(of(old).2 < of(new).1, "none was admitted after the new leader's first");
     let losses = cluster.node.rpc().call(&cluster.children[frozen].name, LOSSES, ()).await.unwrap();
     assert_eq!(losses, ["LeaseExpired"], "it knows by its own clock");
 }

@@ -96,3 +96,43 @@ async fn who_loses_its_trust_while_it_greets_stays_out() {
         world.is_unharmed().await;
     }
 }
+
+/// A node that cannot be dialled is not asked whether it accepts another cookie before its link stops: if it does not, it is
+/// without a session until it does.
+#[tokio::test(start_paused = true)]
+async fn who_cannot_be_dialled_is_to_accept_first() {
+    let (fabric, old, new) = (Fabric::new(9), Cookie::generate(), Cookie::generate());
+    let open = node(&fabric, &old, "open@10.0.0.1:4370", Config::default()).await;
+    let hidden = Node::builder("hidden@10.0.0.2:4370").cookie(old).not_dialable().config(quiet(Config::default()));
+    let hidden = hidden.network(fabric.host([10, 0, 0, 2])).start().await.unwrap();
+    let mut events = hidden.cluster().node_events();
+    hidden.cluster().connect(open.name()).await.unwrap();
+    assert_eq!(events.next().await, Some(NodeEvent::Up(open.id())));
+    open.trust().accept(&new).await.unwrap();
+    open.trust().present(&new).await.unwrap();
+    assert_eq!(timeout(secs(30), events.next()).await, Ok(Some(NodeEvent::Down(open.id(), DownReason::Lost))));
+    assert!(hidden.cluster().connect(open.name()).await.is_err());
+    hidden.trust().accept(&new).await.unwrap();
+    hidden.cluster().connect(open.name()).await.unwrap();
+    assert_eq!(events.next().await, Some(NodeEvent::Up(open.id())));
+}
+
+/// A peer without a link has nothing but its name to be judged by. It stays a peer in name, until it is to be linked.
+#[tokio::test(start_paused = true)]
+async fn who_has_no_link_is_looked_at_with_the_next() {
+    let (fabric, cookie) = (Fabric::new(10), Cookie::generate());
+    let config = Config { idle_close: secs(5), ..Config::default() };
+    let a = node(&fabric, &cookie, "a@10.0.0.1:4370", config.clone()).await;
+    let b = node(&fabric, &cookie, "b@10.0.0.2:4370", config).await;
+    let mut events = a.cluster().node_events();
+    a.cluster().connect(b.name()).await.unwrap();
+    assert_eq!(events.next().await, Some(NodeEvent::Up(b.id())));
+    while a.shared().sessions()[0].carrier().is_some() {
+        sleep(secs(1)).await;
+    }
+    assert!(a.trust().block_key(b.trust().key()).await.unwrap().closed.is_empty());
+    assert_eq!(a.cluster().peers(), [b.id()]);
+    assert!(b.cluster().connect(a.name()).await.is_err());
+    assert!(a.cluster().connect(b.name()).await.is_err());
+    assert_eq!(timeout(secs(30), events.next()).await, Ok(Some(NodeEvent::Down(b.id(), DownReason::Lost))));
+}

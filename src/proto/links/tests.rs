@@ -570,6 +570,22 @@ fn a_life_that_is_over_loses_its_session_and_no_other_life_does() {
     }
 }
 
+/// A peer may dial again and again, and never finish the stop of what it had. It gets so many links, and others get theirs.
+#[test]
+fn links_of_one_peer_are_bounded() {
+    let mut side = side("a@h");
+    let first = side.up("b@h", 7);
+    for _ in 1..LINKS_MAX {
+        let link = side.greeted("b@h", 7, greeting(1, 0, 0));
+        side.handle(Input::Ready { link });
+    }
+    let link = side.links.accepted();
+    assert_eq!(side.greet(link, "b@h", 7, greeting(1, 0, 0)), [refuse(link, Code::LIMIT)]);
+    side.up("c@h", 7);
+    side.handle(Input::Closed { link: first, code: Some(Code::DUPLICATE_LINK) });
+    side.greeted("b@h", 7, greeting(1, 0, 0));
+}
+
 #[test]
 fn newcomers_for_one_check_are_bounded() {
     let mut side = side("a@h");
