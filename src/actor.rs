@@ -57,7 +57,7 @@
 //! not handled again. While an actor pauses before it begins anew, messages wait in its mailbox, which is bounded as ever.
 //!
 //! **The node.** An actor does not keep its node running, unless its state holds a [`Node`]. When the node shuts down, the
-//! actor handles what had arrived, and ends with [`Exit::Stopped`].
+//! actor handles what had arrived, and ends with [`Exit::Stopped`]; one that pauses before it begins anew ends at once.
 
 mod context;
 mod exit;

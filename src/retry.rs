@@ -15,6 +15,9 @@ use crate::error::{Effect, HasEffect};
 /// is run is done once at most, however often it was tried, if it does one thing, and its error is that of this thing: two
 /// calls in one attempt are tried again both when the second fails.
 ///
+/// A send that fails with [`SendError::SessionEnded`](crate::SendError::SessionEnded) was not done, and is tried again, too:
+/// that *earlier* messages may be lost is then told to nobody. Who has to know does not retry it.
+///
 /// Between two attempts there is a pause, which doubles each time, and is made longer by up to as much again by chance, so
 /// that many who fail at once do not come back at once.
 ///

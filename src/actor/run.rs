@@ -64,7 +64,6 @@ impl Drop for Exiting {
 impl<A: Actor> Run<A> {
     /// Lives until the actor has ended for good. Then all is dropped.
     pub(super) async fn run(mut self) {
-        self.mailbox.set_ending(Ending::Failed(reason(Exit::Killed.kind())));
         let exit = self.lives().await;
         Journal::actor_ended(self.context.pid(), exit.kind(), exit.is_clean());
         self.mailbox.set_ending(match &exit {

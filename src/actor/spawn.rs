@@ -8,12 +8,14 @@ use std::sync::Arc;
 use super::exit::Status;
 use super::restart::{Restart, Restarts};
 use super::run::{Exiting, Make, Run};
-use super::{Actor, ActorContext, ActorRef};
+use super::{Actor, ActorContext, ActorRef, Exit};
+use crate::driver::mailboxes::Ending;
 use crate::error::SpawnError;
 use crate::groups::Group;
 use crate::messaging::Mailbox;
 use crate::node::Node;
 use crate::registry::{Name, Register, Registration};
+use crate::wire::services::monitor::reason;
 
 impl Node {
     /// Spawns an actor, on the present runtime: await the returned [`Spawn`].
@@ -220,7 +222,9 @@ impl<A: Actor> Prepared<A> {
         policy: Restart,
         make: Option<Make<A>>,
     ) -> ActorRef<A::Message> {
-        let Self { mailbox, registration } = self;
+        let Self { mut mailbox, registration } = self;
+        // Here, because a task that is killed before it begins runs nothing.
+        mailbox.set_ending(Ending::Failed(reason(Exit::Killed.kind())));
         let (address, shared) = (mailbox.address(), mailbox.home().clone());
         let context = ActorContext::new(node.downgrade(), &mailbox);
         let status = Arc::new(Status::default());

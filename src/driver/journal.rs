@@ -48,8 +48,8 @@ pub struct Incidents {
     pub sessions_ended: u64,
     /// Of these: how many ended otherwise than by a good-bye, a disconnect or this node's own end.
     pub sessions_lost: u64,
-    /// Sessions that this node ended by force: a user asked for it, or the peer was too slow, too much, left a gap, or is
-    /// trusted no longer.
+    /// Sessions that this node ended by force: a user asked for it, its place was needed, or the peer was too slow, too much,
+    /// left a gap, or is trusted no longer.
     pub disconnects_forced: u64,
     /// Links that this node closed because of a frame that breaks the protocol.
     pub frames_rejected: u64,
@@ -57,7 +57,7 @@ pub struct Incidents {
     pub frames_skipped: u64,
     /// Messages and copies that mailboxes of this node could not read.
     pub messages_refused: u64,
-    /// Handlers of this node that panicked, those of casts among them.
+    /// Handlers of this node that panicked, or whose answers could not be encoded, those of casts among them.
     pub handlers_panicked: u64,
     /// Panics of actors of this node.
     pub actors_panicked: u64,

@@ -79,7 +79,7 @@ use crate::proto::links::{self, CheckId, Limits, LinkId, SessionId};
 use crate::proto::membership::{self, Member, MemberEvent, MemberState, Profile};
 use crate::proto::node::{self, Input, Output, Setup};
 use crate::transport::link::{End, Path};
-use crate::transport::tls::Tls;
+use crate::transport::tls::{Credentials, Tls};
 use crate::transport::{Arrival, Endpoint};
 use crate::wire::services::is_elections;
 use crate::wire::services::monitor::Gone;
@@ -556,6 +556,8 @@ pub(crate) fn start(start: Start) -> Arc<Shared> {
         sessions: HashMap::new(),
         waiting: BTreeMap::new(),
         exchanging: Vec::new(),
+        coming_up: BTreeSet::new(),
+        presented: shared.tls.current(),
         door: Door::new(&shared.config),
         tasks: JoinSet::new(),
     };
@@ -580,6 +582,10 @@ struct Node {
     waiting: BTreeMap<NodeName, Vec<Waiter>>,
     /// Who waits until no link presents what this node no longer does.
     exchanging: Vec<oneshot::Sender<()>>,
+    /// Links that they wait for, because what these present was settled before.
+    coming_up: BTreeSet<LinkId>,
+    /// What this node presented when links were last looked at.
+    presented: Arc<Credentials>,
     /// Arrivals that are not up yet, and who may become one.
     door: Door,
     tasks: JoinSet<()>,
@@ -607,6 +613,13 @@ struct Entry {
     error: Option<ConnectError>,
     /// It was accepted, and is not up yet.
     admitted: Option<Admitted>,
+}
+
+impl Entry {
+    /// Whether it serves a session, and its greeting is not over on this side.
+    fn is_coming_up(&self) -> bool {
+        self.session.is_some() && self.greeted.is_none() && self.carrier.is_none()
+    }
 }
 
 /// How long a node that leaves tells the others so, at most.

@@ -17,7 +17,7 @@ use super::{Command, Entry, Farewell, Node, Shared, now};
 use crate::error::TrustError;
 use crate::id::{ClusterName, NodeName};
 use crate::identity::{AuthError, ClusterKeys, Cookie, IdentityError, Pem};
-use crate::proto::links::LinkId;
+use crate::proto::links::{LinkId, SessionId};
 use crate::proto::node::Input;
 use crate::transport::Link;
 use crate::transport::tls::Tls;
@@ -108,6 +108,13 @@ impl Node {
         exchanged: Option<oneshot::Sender<()>>,
     ) {
         self.exchanging.extend(exchanged);
+        let present = self.shared.tls.current();
+        if !self.presented.presents_as(&present) {
+            // To the peer these may be up already, and they present what this node presented before.
+            let coming_up = self.entries.iter().filter(|(_, entry)| entry.is_coming_up());
+            self.coming_up.extend(coming_up.map(|(id, _)| *id));
+            self.presented = present;
+        }
         let mut looked_at = Vec::new();
         let mut outdated = Vec::new();
         for (id, entry) in &self.entries {
@@ -116,7 +123,13 @@ impl Node {
             if !is_stopping && link.is_outdated(&self.shared.tls) {
                 outdated.push(*id);
             }
-            looked_at.push(Looked { id: *id, link: link.clone(), peer: peer.clone(), is_stopping });
+            looked_at.push(Looked {
+                id: *id,
+                session: entry.session,
+                link: link.clone(),
+                peer: peer.clone(),
+                is_stopping,
+            });
         }
         // Those without a link have nothing that could be looked at but their names.
         let unlinked: Vec<_> = self
@@ -165,9 +178,13 @@ impl Node {
         Some((&entry.carrier.as_ref()?.link, session.peer.name()))
     }
 
-    /// Tells those who wait for it that no link is behind.
+    /// Tells those who wait for it that no link is behind, nor will be when it comes up.
     pub(super) fn tell_exchanged(&mut self) {
-        if !self.exchanging.is_empty() && self.behind().is_empty() {
+        if self.exchanging.is_empty() {
+            return;
+        }
+        self.coming_up.retain(|link| self.entries.get(link).is_some_and(Entry::is_coming_up));
+        if self.coming_up.is_empty() && self.behind().is_empty() {
             for waiting in self.exchanging.drain(..) {
                 let _ = waiting.send(());
             }
@@ -178,6 +195,7 @@ impl Node {
 /// One link, to be looked at.
 struct Looked {
     id: LinkId,
+    session: Option<SessionId>,
     link: Link,
     peer: NodeName,
     is_stopping: bool,
@@ -190,12 +208,16 @@ async fn sweep(
     mut closed: BTreeSet<NodeName>,
     swept: Option<oneshot::Sender<Vec<NodeName>>>,
 ) {
+    let mut trusted = BTreeSet::new();
     let mut stopping = Vec::new();
     for (n, looked) in links.into_iter().enumerate() {
         if n % AT_ONCE == AT_ONCE - 1 {
             tokio::task::yield_now().await;
         }
-        let Err(why) = looked.link.recheck(&shared.tls, &shared.cluster, &looked.peer) else { continue };
+        let Err(why) = looked.link.recheck(&shared.tls, &shared.cluster, &looked.peer) else {
+            trusted.insert(looked.session);
+            continue;
+        };
         if looked.is_stopping {
             stopping.push((looked, why));
             continue;
@@ -203,12 +225,18 @@ async fn sweep(
         closed.insert(looked.peer);
         shared.command(Command::Distrusted { link: looked.id, why });
     }
+    // What another link has taken over from may say what it had begun to say, and no more.
+    let (taken_over, alone): (Vec<_>, Vec<_>) =
+        stopping.into_iter().partition(|(looked, _)| trusted.contains(&looked.session));
+    for (looked, why) in alone {
+        closed.insert(looked.peer);
+        shared.command(Command::Distrusted { link: looked.id, why });
+    }
     if let Some(swept) = swept {
         let _ = swept.send(closed.into_iter().collect());
     }
-    // What another link has taken over from may say what it had begun to say, and no more.
     let patience = tokio::time::Instant::now() + LAST_WORDS;
-    for (looked, why) in stopping {
+    for (looked, why) in taken_over {
         if tokio::time::timeout_at(patience, looked.link.closed()).await.is_err() {
             shared.command(Command::Distrusted { link: looked.id, why });
         }

@@ -425,7 +425,7 @@ impl Credentials {
     }
 
     /// Whether both present the same to a peer.
-    pub(super) fn presents_as(&self, other: &Self) -> bool {
+    pub(crate) fn presents_as(&self, other: &Self) -> bool {
         let is_same_key = match (&self.hello, &other.hello) {
             (Some(one), Some(other)) => one.is(other),
             (None, None) => true,

@@ -594,6 +594,27 @@ async fn how_an_actor_ended_is_told_to_all() {
     }
 }
 
+/// One that is killed before its task has begun was killed all the same, for those who watch it too.
+#[tokio::test(start_paused = true)]
+async fn who_is_killed_before_it_begins_was_killed() {
+    let (_world, node) = alone(1231).await;
+    let (tell, watch) = tokio::sync::oneshot::channel();
+    let (state, mut diary) = adder();
+    let actor = node
+        .actor(state)
+        .registered(move |node, mailbox| {
+            tell.send(node.monitor(mailbox)).unwrap();
+            node.registry().register(TILL, mailbox)
+        })
+        .await
+        .unwrap();
+    actor.kill();
+    assert_eq!(ended(&actor).await, Exit::Killed);
+    let notice = within(secs(5), watch.await.unwrap()).await;
+    assert_eq!((notice.fate, notice.reason()), (Fate::Failed, Some("killed")));
+    assert_eq!(done(&mut diary), [Did::Dropped], "nothing of it ran");
+}
+
 /// A mailbox that nobody made an actor of can fail as well.
 #[tokio::test(start_paused = true)]
 async fn a_mailbox_may_fail() {

@@ -2,7 +2,7 @@
 
 use super::fake::{Fake, closed, control_frame, encode, hear, open, say};
 use super::*;
-use crate::identity::{ClusterKeys, ProofInput, Role};
+use crate::identity::{ClusterKeys, KeyHash, ProofInput, Role};
 use crate::transport::Link;
 use crate::wire::{Code, Control, Hello, StreamKind};
 
@@ -135,4 +135,62 @@ async fn who_has_no_link_is_looked_at_with_the_next() {
     assert!(b.cluster().connect(a.name()).await.is_err());
     assert!(a.cluster().connect(b.name()).await.is_err());
     assert_eq!(timeout(secs(30), events.next()).await, Ok(Some(NodeEvent::Down(b.id(), DownReason::Lost))));
+}
+
+/// Time to finish what was begun has only who has another link that is trusted: not who stops its link and never ends that.
+#[tokio::test(start_paused = true)]
+async fn a_link_that_stops_is_no_shelter() {
+    let mut world = World::new().await;
+    let fake = world.member("x@10.0.0.9:4370");
+    let mut joined = fake.join(&world.a).await;
+    assert_eq!(world.next_event().await, NodeEvent::Up(fake.id.clone()));
+    joined.control(Control::Stop { code: Code::IDLE, streams: 1000 }).await;
+    assert!(joined.answers(1).await, "the stop was read before");
+    let changed = world.a.trust().block_key(KeyHash::from_bytes(fake.tls.own_spki())).await.unwrap();
+    assert_eq!(changed.closed, [fake.name().clone()]);
+    let closed = closed(&joined.link).await;
+    assert_eq!((closed.code, closed.after < secs(1)), (Code::TRUST_CHANGED, true));
+    assert_eq!(world.next_event().await, NodeEvent::Down(fake.id.clone(), DownReason::TrustChanged));
+    world.is_unharmed().await;
+}
+
+/// A link that was let in before the change, and is up for the peer only, is waited for as one that is up: it presents the
+/// former cookie, and whoever forgets that one next is not to find it.
+#[tokio::test(start_paused = true)]
+async fn a_change_waits_for_links_that_are_coming_up() {
+    for is_ready in [false, true] {
+        let mut world = World::new().await;
+        let new = Cookie::generate();
+        for node in [&world.a, &world.b] {
+            node.trust().accept(&new).await.unwrap();
+        }
+        let fake = world.member("x@10.0.0.9:4370");
+        fake.tls.accept(&ClusterKeys::derive(&new, &fake.cluster)).unwrap();
+        let link = fake.dial(&world.a).await;
+        let (_send, mut recv) = say(&link, &encode(&fake.hello(&link, Role::Dialler))).await;
+        hear(&mut recv).await.unwrap();
+        let trust = world.a.trust();
+        let presenting = trust.present(&new);
+        tokio::pin!(presenting);
+        let soon = Duration::from_millis(100);
+        assert!(timeout(soon, &mut presenting).await.is_err(), "it has greeted, and nothing more");
+        let mut control = None;
+        if is_ready {
+            link.raise_limits(1000);
+            let ready = [&[StreamKind::Control.to_byte()], &control_frame(Control::Ready)[..]].concat();
+            control = Some(open(&link, &ready).await);
+            assert_eq!(world.next_event().await, NodeEvent::Up(fake.id.clone()));
+            assert!(timeout(soon, &mut presenting).await.is_err(), "it is up, and is to be exchanged");
+        }
+        let begun = tokio::time::Instant::now();
+        link.close_as(1, b"");
+        assert_eq!(presenting.await.unwrap().behind, [], "it is gone");
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        drop(control);
+        world.cookie = new.clone();
+        if is_ready {
+            assert!(matches!(world.next_event().await, NodeEvent::Down(life, _) if life == fake.id));
+        }
+        world.is_unharmed().await;
+    }
 }

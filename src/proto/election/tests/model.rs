@@ -490,8 +490,9 @@ impl Model for Rules {
 
     fn properties(&self) -> Vec<Property<Self>> {
         let safe = Property::always("nothing is broken", |_, world: &World| world.broken.is_none());
-        let elected =
-            |rules: &Self, world: &World| rules.terms == 1 && !world.elected.is_empty() || world.elected.len() > 1;
+        let elected = |rules: &Self, world: &World| {
+            (rules.terms == 1 || rules.begins) && !world.elected.is_empty() || world.elected.len() > 1
+        };
         let led = |rules: &Self, world: &World| {
             world.led.is_some_and(|(_, is_second)| is_second || (rules.terms == 1 && rules.sets.len() == 1))
         };
