@@ -416,7 +416,7 @@ impl Model for Rules {
             if voter.set + 1 < self.sets.len() && self.sets[voter.set + 1].rank(&self.names[at]).is_some() {
                 steps.push(Step::Upgrade(at));
             }
-            if self.hands_over && election.is_elected() {
+            if self.hands_over && election.is_elected() && election.vote.term < self.terms {
                 if !self.acts {
                     steps.push(Step::Resign(at));
                 }
