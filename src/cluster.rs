@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::config::LONGEST;
 use crate::driver::events::NodeEvent;
 use crate::driver::subscriber::Subscriber;
-use crate::driver::{Command, Shared};
+use crate::driver::{Command, Shared, lock};
 use crate::error::{ConnectError, PingError};
 use crate::id::{NodeId, NodeName};
 use crate::proto::admission::AdmissionCounters;
@@ -148,14 +148,9 @@ impl Cluster {
         })
     }
 
-    /// Returns what has become of those who dialled this node, since its start. All are zero once it is shut down.
-    ///
-    /// # Cancel safety
-    /// Dropping it has no effect.
-    pub async fn admission(&self) -> AdmissionCounters {
-        let (done, counters) = oneshot::channel();
-        self.shared.command(Command::AdmissionCounters { done });
-        counters.await.unwrap_or_default()
+    /// Returns what has become of those who dialled this node, since its start.
+    pub fn admission(&self) -> AdmissionCounters {
+        lock(&self.shared.tallies).admission
     }
 
     /// Subscribes to what happens to sessions: first an `Up` for each present one, then every change.

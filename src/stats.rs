@@ -6,11 +6,12 @@ pub(crate) mod export;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::driver::counters::{Queues, Traffic};
+use crate::driver::counters::{Queues, Tallies, Traffic};
 use crate::driver::journal::Incidents;
 use crate::driver::names::RegistryCounters;
 use crate::driver::{Shared, lock};
 use crate::id::NodeId;
+use crate::proto::admission::AdmissionCounters;
 use crate::proto::membership::MembershipCounters;
 use crate::proto::node::services::RegistryStats;
 use crate::rpc::{CallStats, Rpc};
@@ -64,6 +65,9 @@ use crate::rpc::{CallStats, Rpc};
 /// | `distribute_messages_full_total` | counter | Messages turned away as full |
 /// | `distribute_messages_undeliverable_total` | counter | Messages that came for closed mailboxes |
 /// | `distribute_messages_refused_total` | counter | Messages that mailboxes could not read |
+/// | `distribute_handshakes_total` | counter | Handshakes of others that were let begin |
+/// | `distribute_handshakes_failed_total` | counter | Of these: those that were refused |
+/// | `distribute_handshakes_turned_away_total` | counter | Those for which there was no room, or no patience |
 /// | `distribute_busy_total` | counter | Times that something began to wait for a peer |
 /// | `distribute_blocked_microseconds_total` | counter | Time that sends, requests and answers waited |
 /// | `distribute_calls_made_total` | counter | Calls made |
@@ -120,6 +124,8 @@ pub struct NodeStats {
     pub calls: CallStats,
     /// What a person may ask about.
     pub incidents: Incidents,
+    /// What became of those who dialled it: see [`Cluster::admission`](crate::Cluster::admission).
+    pub admission: AdmissionCounters,
     /// What it has done for its membership: see [`Membership::counters`](crate::Membership::counters).
     pub membership: MembershipCounters,
     /// What it has done for names and groups: see [`Registry::stats`](crate::Registry::stats).
@@ -205,7 +211,7 @@ pub(crate) fn look(shared: &Arc<Shared>) -> NodeStats {
         .collect();
     peers.sort_unstable_by(|a, b| a.id.cmp(&b.id));
     let holding = shared.mailboxes.holding();
-    let (membership, registry) = *lock(&shared.tallies);
+    let Tallies { membership, registry, admission } = *lock(&shared.tallies);
     NodeStats {
         id: shared.id(),
         uptime: shared.started.elapsed(),
@@ -215,6 +221,7 @@ pub(crate) fn look(shared: &Arc<Shared>) -> NodeStats {
         unread: holding.unread,
         calls: Rpc::new(shared).stats(),
         incidents: shared.journal.incidents(&shared.packets),
+        admission,
         membership,
         registry,
         names: shared.names.counters(),

@@ -14,7 +14,10 @@ use super::journal::Journal;
 use super::lock;
 use super::session::Session;
 use crate::id::NodeId;
+use crate::proto::admission::AdmissionCounters;
 use crate::proto::links::SessionId;
+use crate::proto::membership::MembershipCounters;
+use crate::proto::node::services::RegistryStats;
 use crate::wire::Status;
 
 /// Counts that only rise.
@@ -276,6 +279,14 @@ impl Accounts {
         live.iter().for_each(|(_, traffic)| all.add(traffic));
         (all, live)
     }
+}
+
+/// What the machines of the node task have counted, as of its last turn.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tallies {
+    pub(crate) membership: MembershipCounters,
+    pub(crate) registry: RegistryStats,
+    pub(crate) admission: AdmissionCounters,
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ use self::asks::Asks;
 use self::calls::Methods;
 use self::carrier::{Carrier, Greeted, membership_path};
 use self::clock::Clock;
-use self::counters::{Accounts, CallCounters};
+use self::counters::{Accounts, CallCounters, Tallies};
 use self::elections::{Ask, Elections};
 use self::events::Events;
 use self::facts::Facts;
@@ -72,7 +72,6 @@ use crate::config::Config;
 use crate::error::{ConnectError, DownReason};
 use crate::id::{ClusterName, NodeId, NodeName};
 use crate::identity::{AuthError, Role};
-use crate::proto::admission::AdmissionCounters;
 use crate::proto::hello::{Greeting, Local, Peer, Refusal};
 use crate::proto::lanes::Pool;
 use crate::proto::links::{self, CheckId, Limits, LinkId, SessionId};
@@ -127,7 +126,7 @@ pub(crate) struct Shared {
     pub(crate) counters: CallCounters,
     pub(crate) accounts: Accounts,
     /// What the node task's own have counted, as it was when it last did something.
-    pub(crate) tallies: Mutex<(membership::MembershipCounters, node::services::RegistryStats)>,
+    pub(crate) tallies: Mutex<Tallies>,
     pub(crate) started: tokio::time::Instant,
     pub(crate) packets: PacketCounters,
     pub(crate) journal: Journal,
@@ -251,9 +250,6 @@ pub(crate) enum Command {
         topic: String,
         body: Bytes,
         done: oneshot::Sender<bool>,
-    },
-    AdmissionCounters {
-        done: oneshot::Sender<AdmissionCounters>,
     },
     MembershipCounters {
         done: oneshot::Sender<membership::MembershipCounters>,
@@ -675,7 +671,11 @@ impl Node {
             }
             self.drain_outputs();
             self.tell_exchanged();
-            *lock(&self.shared.tallies) = (*self.node.membership().counters(), self.node.registry_stats());
+            *lock(&self.shared.tallies) = Tallies {
+                membership: *self.node.membership().counters(),
+                registry: self.node.registry_stats(),
+                admission: self.door.counters(),
+            };
             #[cfg(test)]
             self.count();
             if deadline.is_some() && self.farewell == Farewell::Said && self.entries.is_empty() {
@@ -879,7 +879,6 @@ impl Node {
                 let _ = done.send(has_room);
             }
             Command::RegistryStats { done } => drop(done.send(self.node.registry_stats())),
-            Command::AdmissionCounters { done } => drop(done.send(self.door.counters())),
             Command::MembershipCounters { done } => drop(done.send(*self.node.membership().counters())),
             Command::Health { done } => {
                 let peers = self.sessions.values().map(|session| self.vitals(session)).collect();

@@ -20,6 +20,9 @@ const PEM_MAX: u64 = 1 << 20;
 const REVOCATIONS_MAX: u64 = 16 << 20;
 
 /// How a certificate of a PKI names the node that it is for. Checked for both ends of each link.
+///
+/// Whoever holds the key of a certificate may come as any node that it is for, in place of that node as well. Only
+/// [`SanUri`](Self::SanUri) makes that one node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NamePolicy {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use distribute::{Cookie, Fence, Fenced, Method, Node, NodeId, NodeName, Token, Voters};
 
 use crate::children::{Process, live};
-use crate::common::{millis, secs};
+use crate::common::{millis, say, secs};
 
 /// Has a child take part in the election.
 const OPEN: Method<Vec<NodeName>, ()> = Method::new("open");
@@ -217,7 +217,7 @@ async fn a_killed_leader_is_followed_in_time() {
     }
     times.sort();
     let (p50, most) = (times[times.len() / 2], times[times.len() - 1]);
-    println!("failover over {kills} kills: p50 {p50:.2?}, max {most:.2?}, of {times:.2?}");
+    say(format_args!("failover over {kills} kills: p50 {p50:.2?}, max {most:.2?}, of {times:.2?}"));
     assert!(most < FAILOVER, "{times:?}");
 }
 

@@ -13,7 +13,7 @@ use distribute::{
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::common::{World, millis, secs};
+use crate::common::{World, millis, say, secs};
 
 const NODES: usize = 5;
 /// Does the work of that number; takes a moment.
@@ -254,7 +254,7 @@ async fn roll(builder: impl Fn(Option<&NodeName>, usize) -> Builder, observers: 
     assert!(outcomes.iter().all(|(id, outcome)| outcome.as_ref().is_ok_and(|answer| answer == id)));
     let absent = absent.lock().unwrap().clone();
     for (name, times) in &absent {
-        println!("{name} was nobody's for {times:?}");
+        say(format_args!("{name} was nobody's for {times:?}"));
     }
     assert_eq!(absent.iter().filter(|(name, _)| name.starts_with("worker/")).count(), NODES);
     assert!(absent.contains_key(FOREMAN.name()), "the foreman was restarted, too");

@@ -103,7 +103,7 @@ async fn half_open_handshakes() {
     // In the middle of it a good node is let in: it answers.
     let begun = Instant::now();
     world.welcomes_a_newcomer().await;
-    let counters = world.a.cluster().admission().await;
+    let counters = world.a.cluster().admission();
     println!("a good node came and went beside them in {:?}; {counters:?}", begun.elapsed());
     assert!(begun.elapsed() < secs(2), "{:?}", begun.elapsed());
     assert_eq!(counters.failed, 0, "who does not answer has not failed");
@@ -150,7 +150,7 @@ async fn handshakes_of_strangers() {
         world.talk().await;
         resident.push(resident_kib());
     }
-    let counters = world.a.cluster().admission().await;
+    let counters = world.a.cluster().admission();
     println!("resident after each wave of strangers, both ends in this process: {resident:?} KiB; {counters:?}");
     assert!(resident[WAVES - 1] < resident[1] + 8 * 1024, "memory grows with the number of strangers");
     let census = world.held();
