@@ -211,6 +211,7 @@ impl Rpc {
             late: count(&counters.late),
             served: count(&counters.served),
             overloaded: count(&counters.overloaded),
+            refused: count(&counters.refused),
             casts: count(&counters.casts),
             casts_failed: count(&counters.casts_failed),
             waiting: self.shared.sessions().iter().map(|session| session.calls_waiting()).sum(),
@@ -239,8 +240,10 @@ pub struct CallStats {
     pub late: u64,
     /// Handlers that this node started.
     pub served: u64,
-    /// Calls that this node turned away as too many.
+    /// Calls and casts that this node turned away as too many.
     pub overloaded: u64,
+    /// Calls and casts that this node turned away for another reason: there is no such method, or it shuts down.
+    pub refused: u64,
     /// Casts that this node made.
     pub casts: u64,
     /// Casts to this node that reached no handler, or one that did not come to its end.

@@ -77,6 +77,7 @@ use crate::rpc::{CallStats, Rpc};
 /// | `distribute_calls_given_up_total` | counter | Calls dropped by who made them |
 /// | `distribute_answers_late_total` | counter | Answers that nobody waited for |
 /// | `distribute_calls_served_total` | counter | Handlers started |
+/// | `distribute_calls_refused_total` | counter | Calls turned away for another reason |
 /// | `distribute_calls_overloaded_total` | counter | Calls turned away as too many |
 /// | `distribute_casts_total` | counter | Casts made |
 /// | `distribute_casts_failed_total` | counter | Casts that came to nothing here |

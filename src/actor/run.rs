@@ -78,9 +78,10 @@ impl<A: Actor> Run<A> {
 
     async fn lives(&mut self) -> Exit {
         loop {
-            let ended = self.life().await;
+            let mut is_over = false;
+            let ended = self.life(&mut is_over).await;
             self.bury();
-            if !self.restarts.follows(&ended) {
+            if is_over || !self.restarts.follows(&ended) {
                 return match ended {
                     Ended::Stopped | Ended::Asked | Ended::Closed => Exit::Stopped,
                     Ended::Failed(reason) => Exit::Failed(reason),
@@ -103,8 +104,9 @@ impl<A: Actor> Run<A> {
         }
     }
 
-    /// From the first message to the last, or to a panic.
-    async fn life(&mut self) -> Ended {
+    /// From the first message to the last, or to a panic. It is the last life when the actor was asked to stop, or its mailbox
+    /// has ended, whatever happens to it on the way out.
+    async fn life(&mut self, is_over: &mut bool) -> Ended {
         let Self { actor, make, context, mailbox, ending, .. } = self;
         let life = async {
             let actor = match (&mut *actor, make) {
@@ -114,6 +116,7 @@ impl<A: Actor> Run<A> {
                 (None, None) => return Ended::Stopped,
             };
             let ended = messages(actor, context, mailbox, ending.status.stop.subscribe()).await;
+            *is_over = matches!(ended, Ended::Asked | Ended::Closed);
             actor.stopping(context).await;
             ended
         };

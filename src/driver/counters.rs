@@ -31,6 +31,7 @@ pub(crate) struct CallCounters {
     pub(crate) late: AtomicU64,
     pub(crate) served: AtomicU64,
     pub(crate) overloaded: AtomicU64,
+    pub(crate) refused: AtomicU64,
     pub(crate) casts: AtomicU64,
     pub(crate) casts_failed: AtomicU64,
 }
@@ -52,9 +53,7 @@ impl CallCounters {
 
     /// A call was turned away here.
     pub(crate) fn refused(&self, status: Status) {
-        if status == Status::Overloaded {
-            Self::count(&self.overloaded);
-        }
+        Self::count(if status == Status::Overloaded { &self.overloaded } else { &self.refused });
     }
 
     /// A cast reached no handler here, or one that did not come to its end.

@@ -69,6 +69,7 @@ static METRICS: &[Metric] = &[
     counter("distribute_calls_given_up_total", Unit::Count, "Calls dropped by who made them", |s| s.calls.given_up),
     counter("distribute_answers_late_total", Unit::Count, "Answers that nobody waited for", |s| s.calls.late),
     counter("distribute_calls_served_total", Unit::Count, "Handlers started", |s| s.calls.served),
+    counter("distribute_calls_refused_total", Unit::Count, "Calls turned away for another reason", |s| s.calls.refused),
     counter("distribute_calls_overloaded_total", Unit::Count, "Calls turned away as too many", |s| s.calls.overloaded),
     counter("distribute_casts_total", Unit::Count, "Casts made", |s| s.calls.casts),
     counter("distribute_casts_failed_total", Unit::Count, "Casts that came to nothing here", |s| s.calls.casts_failed),

@@ -541,6 +541,14 @@ async fn a_panic_anywhere_is_contained() {
         assert!(matches!(exit, Exit::TooManyRestarts(_)), "{at}: {exit:?}");
         assert_eq!((actor.restarts(), actor.panics()), (2, 3), "{at}");
     }
+    // Whoever was asked to stop does not begin anew.
+    for drains in [false, true] {
+        let fallen = a.actor(Falls { at: "stopping" }).restart(policy.clone(), || Falls { at: "stopping" });
+        let actor = fallen.await.unwrap();
+        let exit = within(secs(60), async { if drains { actor.drain().await } else { actor.stop().await } }).await;
+        assert!(matches!(exit, Exit::Panicked(_)), "{exit:?}");
+        assert_eq!((actor.restarts(), actor.panics()), (0, 1));
+    }
     let actor = a.actor(Falls { at: "handle" }).restart(policy, || panic!("there is none")).await.unwrap();
     actor.address().send(1).await.unwrap();
     let exit = within(secs(60), actor.ended()).await;

@@ -14,6 +14,7 @@ use crate::stats::{peer, retyped, until};
 
 const NOTE: Method<u64, ()> = Method::new("note");
 const NEVER: Method<u64, u64> = Method::new("never");
+const NOWHERE: Method<u64, u64> = Method::new("nowhere");
 
 // Ids that follow an undertaking.
 
@@ -351,7 +352,9 @@ async fn refusals_are_told_each_and_warned_of_once_a_second() {
     let warned = told.iter().filter(|line| line.level == Level::WARN).count();
     assert_eq!((told.len(), warned), (11, 2), "a second later the next is a warning again");
     assert_eq!((told[0].field("method"), told[0].field("status")), ("never", "Overloaded"));
-    assert_eq!(b.stats().calls.overloaded, 11);
+    assert_eq!((b.stats().calls.overloaded, b.stats().calls.refused), (11, 0));
+    assert_eq!(a.rpc().call(b.name(), NOWHERE, 2).await, Err(CallError::NoSuchMethod("nowhere".into())));
+    assert_eq!((b.stats().calls.overloaded, b.stats().calls.refused), (11, 1));
     running.abort();
 
     for _ in 0..5 {
