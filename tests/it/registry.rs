@@ -641,6 +641,12 @@ impl Split {
     async fn new(seed: u64, on_loss: OnLoss, builder: impl Fn(Builder) -> Builder) -> Self {
         let world = World::new(seed);
         let nodes = cluster_with(&world, 4, builder).await;
+        // A claim of the founder, so that all count from its time on, and not from before there was any.
+        let first = nodes[0].mailbox::<u64>();
+        register(&nodes[0], NUMBERS.name(0).unwrap(), &first).await.unwrap();
+        all_see(&nodes, NUMBERS.name(0).unwrap(), Some(first.pid()), SPREAD).await;
+        drop(first);
+        all_see(&nodes, NUMBERS.name(0).unwrap(), None, SPREAD).await;
         world.fabric.partition(&[ip(1), ip(2)], &[ip(3), ip(4)]);
         for node in &nodes {
             let membership = node.membership();
