@@ -201,6 +201,14 @@ impl Load {
     }
 }
 
+/// Waits until all have been called a good many times more.
+async fn used_again(next: &AtomicU64) {
+    let before = next.load(Ordering::Relaxed);
+    while next.load(Ordering::Relaxed) < before + 20 * NODES as u64 {
+        tokio::time::sleep(millis(10)).await;
+    }
+}
+
 /// Restarts all, one after the other, and judges what the callers and the watchers saw.
 async fn roll(builder: impl Fn(Option<&NodeName>, usize) -> Builder, observers: &[Node], callers: usize) {
     let done = Done::default();
@@ -219,10 +227,9 @@ async fn roll(builder: impl Fn(Option<&NodeName>, usize) -> Builder, observers: 
     let (absent, alarms) = (absences(&observers[0]), observers.iter().map(alarms).collect::<Vec<_>>());
     let next = Arc::new(AtomicU64::new(0));
     let loads: Vec<_> = observers.iter().map(|node| Load::start(node, &names, callers, &next)).collect();
-    tokio::time::sleep(millis(300)).await;
+    used_again(&next).await;
 
     for (at, name) in names.iter().enumerate() {
-        let before = next.load(Ordering::Relaxed);
         let old = workers.remove(0);
         let watches: Vec<_> = observers.iter().map(|node| node.monitor(old.node.id())).collect();
         let begun = Instant::now();
@@ -234,10 +241,8 @@ async fn roll(builder: impl Fn(Option<&NodeName>, usize) -> Builder, observers: 
             assert_eq!(watch.await.fate, Fate::NodeLeft);
         }
         workers.push(new);
-        // It is used again before the next one goes.
-        while next.load(Ordering::Relaxed) < before + 20 * NODES as u64 {
-            tokio::time::sleep(millis(10)).await;
-        }
+        // Before the next one goes.
+        used_again(&next).await;
     }
 
     let mut outcomes = Vec::new();
